@@ -1,0 +1,65 @@
+"""Everything that vbdguard raises on purpose.
+
+    VBDGuardError
+    ├── ConfigError            a setting that cannot be right                       exit code 2
+    ├── SourceError            a source that cannot be opened or understood         exit code 2
+    │   └── NothingToScanError no labelled image in it, or fewer than two classes   exit code 3
+    ├── ReadError              one shard or sample that cannot be read (becomes a `skipped` entry)
+    ├── CacheError             the cache directory cannot be used                   exit code 2
+    ├── ReportError            a report file that is not one                        exit code 2
+    ├── PoisonFoundError       the guard found poison and was told to raise
+    └── UnscannedSampleError   the guard met a sample that no scan has seen
+
+A message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class VBDGuardError(Exception):
+    """Base of every error that vbdguard raises on purpose."""
+
+
+class ConfigError(VBDGuardError, ValueError):
+    """A setting is out of range or contradicts another."""
+
+
+class SourceError(VBDGuardError):
+    """A source cannot be opened or its layout cannot be understood."""
+
+
+class NothingToScanError(SourceError):
+    """The source holds nothing that can be scanned: no labelled image, or fewer than two classes."""
+
+
+class ReadError(VBDGuardError):
+    """One shard or sample cannot be read; ingest turns it into a `skipped` entry of the report.
+
+    Args:
+        reason: a short fixed word for the report, such as "undecodable" or "truncated".
+        detail: what was expected and what came.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[ReadError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class CacheError(VBDGuardError):
+    """The cache directory cannot be created, read or written."""
+
+
+class ReportError(VBDGuardError):
+    """A file is not a vbdguard report of a version that this release reads."""
+
+
+class PoisonFoundError(VBDGuardError):
+    """The guard found poison and its policy is to raise."""
+
+
+class UnscannedSampleError(VBDGuardError):
+    """The guard met a sample whose digest no scan has seen."""

@@ -1,0 +1,1 @@
+"""From a source to pixels, labels and digests: read, hash, decode safely, store."""
