@@ -1,0 +1,1 @@
+"""Hooks into training frameworks; installs as `vbdguard.hooks`."""

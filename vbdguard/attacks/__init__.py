@@ -1,0 +1,1 @@
+"""The attacks that vbdguard defends against, for drills, tests and benchmarks."""

@@ -1,0 +1,1 @@
+"""Where samples come from; the only modules that know file formats."""
