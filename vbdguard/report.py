@@ -7,13 +7,19 @@ same bytes on the same kind of device. `report.schema.json` beside this file des
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from typing import Any, Literal, NoReturn, Self
 
 from vbdguard.errors import ReportError
+from vbdguard.typed_json import MismatchError, rebuild
 
 SCHEMA_VERSION = 1
+STAGES = ("ingest", "ensemble", "suspects", "trigger", "attack_check", "detector", "flagging")
+"""The stages of a scan, in order; `timings` has their seconds and those of the `total`."""
 
 Status = Literal["complete", "incomplete"]
 Verdict = Literal["clean", "poisoned"]
@@ -34,6 +40,15 @@ class TriggerReport:
     mask_png: str
     """Base64 of an 8-bit grey PNG (H, W): 255 inside the mask."""
 
+    def __post_init__(self) -> None:
+        top, left, height, width = self.bbox
+        if min(top, left) < 0 or min(height, width) < 1:
+            raise ValueError(f"bbox must be (top, left, height, width) with a positive size, got {self.bbox}")
+        if not 1 <= self.pixels <= height * width:
+            raise ValueError(f"pixels must be 1 to {height * width} in a box of {height} x {width}, got {self.pixels}")
+        if self.blend_factor is not None and not 0 < self.blend_factor <= 1:
+            raise ValueError(f"blend_factor must be in (0, 1], got {self.blend_factor}")
+
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
@@ -50,6 +65,12 @@ class ClassReport:
     """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4)."""
     trigger: TriggerReport | None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.flagged <= self.samples:
+            raise ValueError(f"flagged must be 0 to the class's {self.samples} samples, got {self.flagged}")
+        _check_share("p_value", self.p_value)
+        _check_share("attack_success_rate", self.attack_success_rate)
+
 
 @dataclass(frozen=True, slots=True)
 class FlaggedSample:
@@ -62,6 +83,10 @@ class FlaggedSample:
     """Detector output in [0, 1]."""
     suggested_label: int | None
     """The class that the poisoned model finds second most likely; None where there is none."""
+
+    def __post_init__(self) -> None:
+        _check_digest(self.digest)
+        _check_share("score", self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +104,15 @@ class ShardReport:
 
     name: str
     digest: str
+    """Hex BLAKE3; empty where the shard could not be read at all."""
     samples: int
     status: Literal["complete", "incomplete", "unreadable"]
+
+    def __post_init__(self) -> None:
+        if self.digest or self.status != "unreadable":
+            _check_digest(self.digest)
+        if self.samples < 0:
+            raise ValueError(f"samples must not be negative, got {self.samples}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +127,22 @@ class DatasetReport:
     """Height, width and channels of the canonical image."""
     shards: tuple[ShardReport, ...]
 
+    def __post_init__(self) -> None:
+        _check_digest(self.digest)
+        if min(self.samples, self.classes) < 0:
+            raise ValueError(f"samples and classes must not be negative, got {self.samples} and {self.classes}")
+        if min(self.image_shape) < 1:
+            raise ValueError(f"image_shape must be (height, width, channels), got {self.image_shape}")
+
 
 @dataclass(frozen=True, slots=True)
 class ScanReport:
-    """The outcome of one scan."""
+    """The outcome of one scan.
+
+    Raises:
+        ValueError: if a value is out of range, or if status or verdict contradict what was found: a report
+            with a poisoned class or a flagged sample is never "clean", one with something skipped never "complete".
+    """
 
     status: Status
     verdict: Verdict
@@ -110,12 +154,28 @@ class ScanReport:
     flagged: tuple[FlaggedSample, ...]
     skipped: tuple[SkippedSample, ...]
     timings: Mapping[str, float]
-    """Seconds per stage: ingest, ensemble, suspects, trigger, attack_check, detector, flagging, total."""
+    """Seconds per stage that ran (`STAGES`), and their `total`."""
     environment: Mapping[str, str]
     tool: Mapping[str, str]
     schema_version: int = SCHEMA_VERSION
-    from_cache: bool = field(default=False, compare=False)
+    from_cache: bool = field(default=False, compare=False, metadata={"json": False})
     """Whether this process loaded the findings instead of computing them; not part of the JSON."""
+
+    def __post_init__(self) -> None:
+        # as JSON gives it back, so that a report in memory equals its saved form (a tuple becomes a list)
+        object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config), allow_nan=False)))
+        _check_timings(self.timings)
+        self._check_consistent()
+
+    def _check_consistent(self) -> None:
+        found = bool(self.poisoned_classes)
+        if found != (self.verdict == "poisoned"):
+            raise ValueError(f"the verdict is {self.verdict!r} with {len(self.poisoned_classes)} poisoned classes")
+        if self.flagged and not found:
+            raise ValueError(f"{len(self.flagged)} samples are flagged but no class is poisoned")
+        is_whole = not self.skipped and all(shard.status == "complete" for shard in self.dataset.shards)
+        if self.status == "complete" and not is_whole:
+            raise ValueError("the status is 'complete' although something could not be read")
 
     @property
     def poisoned_classes(self) -> tuple[ClassReport, ...]:
@@ -130,8 +190,7 @@ class ScanReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready dicts and lists, keys in the order of the schema."""
-        body = asdict(replace(self, config=dict(self.config)))
-        del body["from_cache"]
+        body = asdict(self)
         order = (
             *("schema_version", "tool", "status", "verdict", "dataset", "config", "seed", "device"),
             *("classes", "flagged", "skipped", "timings", "environment"),
@@ -139,32 +198,24 @@ class ScanReport:
         return {name: body[name] for name in order}
 
     def to_json(self) -> str:
-        """Return the report as JSON text that ends with a newline."""
+        """Return the report as ASCII JSON text that ends with a newline."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Self:
-        """Rebuild a report from `to_dict`.
+        """Rebuild a report from parsed JSON.
 
         Raises:
-            ReportError: if the version is unknown or a field is missing or surplus.
+            ReportError: if the version is unknown, or a value is missing, surplus, of another type, out of range
+                or at odds with the rest; says which.
         """
         version = body.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ReportError(f"expected a report with schema_version {SCHEMA_VERSION}, got {version!r}; scan again")
         try:
-            data = dict(body)
-            dataset = dict(data["dataset"])
-            dataset["sources"] = tuple(dataset["sources"])
-            dataset["image_shape"] = tuple(dataset["image_shape"])
-            dataset["shards"] = tuple(ShardReport(**shard) for shard in dataset["shards"])
-            data["dataset"] = DatasetReport(**dataset)
-            data["classes"] = tuple(_class_report(entry) for entry in data["classes"])
-            data["flagged"] = tuple(FlaggedSample(**entry) for entry in data["flagged"])
-            data["skipped"] = tuple(SkippedSample(**entry) for entry in data["skipped"])
-            return cls(**data)
-        except (KeyError, TypeError) as error:
-            raise ReportError(f"not a complete vbdguard report: {error}; scan again") from error
+            return rebuild(cls, dict(body))
+        except MismatchError as error:
+            raise ReportError(f"not a valid vbdguard report: {error}; scan again") from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -174,16 +225,41 @@ class ScanReport:
             ReportError: if the text is not JSON or not a report.
         """
         try:
-            body = json.loads(text)
-        except ValueError as error:
-            raise ReportError(f"not JSON: {error}") from error
+            body = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ReportError(f"expected a vbdguard report as JSON: {error}") from error
         if not isinstance(body, dict):
-            raise ReportError(f"expected a JSON object, got {type(body).__name__}")
+            raise ReportError(f"expected a vbdguard report as a JSON object, got {type(body).__name__}")
         return cls.from_dict(body)
 
 
-def _class_report(entry: Mapping[str, Any]) -> ClassReport:
-    data = dict(entry)
-    if data["trigger"] is not None:
-        data["trigger"] = TriggerReport(**{**data["trigger"], "bbox": tuple(data["trigger"]["bbox"])})
-    return ClassReport(**data)
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) that every report is valid against."""
+    schema: dict[str, Any] = json.loads((files("vbdguard") / "report.schema.json").read_text("utf-8"))
+    return schema
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def _check_digest(digest: str) -> None:
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"digest must be 64 hexadecimal digits, got {digest!r}")
+
+
+def _check_share(name: str, value: float | None) -> None:
+    # NaN fails this comparison too
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def _check_timings(timings: Mapping[str, float]) -> None:
+    for stage, seconds in timings.items():
+        if stage not in (*STAGES, "total"):
+            raise ValueError(f"timings has the unknown stage {stage!r}; expected {', '.join(STAGES)} or total")
+        if not (seconds >= 0 and math.isfinite(seconds)):
+            raise ValueError(f"timings must be seconds, got {seconds} for {stage}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
