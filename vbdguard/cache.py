@@ -1,0 +1,300 @@
+"""What a scan keeps on disk, so that the same data are never read or scanned twice.
+
+    <directory>/
+    ├── CACHEDIR.TAG        tells backup tools to leave it out, and us that the directory is ours
+    ├── reports/<key>.json  one finished report; the key covers data, settings, seed, device and version
+    └── segments/<key>/     decoded pixels of one shard (written by `vbdguard.ingest.store`)
+
+Entries are named for their content, written once and put in place whole, so no lock is needed and any of
+them may be removed at any time. A cached "clean" is a decision about security: each entry carries its key and
+a checksum, and one that fails them is not believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from vbdguard.atomic import write_atomically
+from vbdguard.errors import CacheError, ReportError
+from vbdguard.report import ScanReport
+
+logger = logging.getLogger(__name__)
+
+# https://bford.info/cachedir/
+_TAG = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# vbdguard's cache: safe to remove, or run `vbdguard cache clear`.\n"
+)
+
+_WRITING_TIME = timedelta(hours=1)
+"""How long a file written aside (its name starts with a dot) may still be in work."""
+
+
+def default_cache_dir() -> Path:
+    """Return $VBDGUARD_CACHE, or the platform's place for caches where that is not set."""
+    import platformdirs
+
+    named = os.environ.get("VBDGUARD_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vbdguard", appauthor=False))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """What lies in a cache directory."""
+
+    directory: Path
+    reports: int
+    report_bytes: int
+    segments: int
+    segment_bytes: int
+    oldest: datetime | None
+    """When the oldest entry was written, in UTC; None for an empty cache."""
+    newest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What `Cache.clear` removed."""
+
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: Path
+    size: int
+    written: datetime
+
+
+class Cache:
+    """The cache in one directory, which need not exist yet.
+
+    Args:
+        directory: where it lies; None takes `default_cache_dir()`.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory if directory is not None else default_cache_dir()
+
+    @property
+    def store_dir(self) -> Path:
+        """The directory that ingest gets as its store; its segments lie in `segments/` below."""
+        return self.directory
+
+    def prepare(self) -> None:
+        """Create the directory with its tag, and find out now whether it can be written to.
+
+        Raises:
+            CacheError: if it cannot, or if it holds things that are not ours: tagged as a cache, backups would
+                leave them out.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self._is_ours():
+                self._take_over()
+            self._reports.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        if not os.access(self._reports, os.W_OK | os.X_OK):
+            raise self._unusable("no permission to write there")
+
+    @staticmethod
+    def report_key(dataset_digest: str, settings: Mapping[str, Any], seed: int, device: str, version: str) -> str:
+        """Return the name of a report: hex BLAKE3 over everything that its findings depend on.
+
+        Args:
+            dataset_digest: hex digest of the data.
+            settings: JSON-ready, as `ScanConfig.result_settings` returns them; the order of keys does not matter.
+            seed: seed of the scan.
+            device: the kind of device that computes, resolved ("cpu", "cuda"), never "auto".
+            version: version of vbdguard.
+        """
+        parts = {
+            "dataset": dataset_digest,
+            "settings": dict(settings),
+            "seed": seed,
+            "device": device,
+            "version": version,
+        }
+        return _checksum(parts)
+
+    def load_report(self, key: str) -> ScanReport | None:
+        """Return the report saved under `key`, with `from_cache` set, or None where there is none.
+
+        A damaged or edited entry counts as none and is logged as one warning.
+        """
+        path = self._report_path(key)
+        try:
+            entry = json.loads(path.read_bytes())
+            if entry["checksum"] != _checksum({"key": key, "report": entry["report"]}):
+                raise ValueError("the checksum does not match")
+            return replace(ScanReport.from_dict(entry["report"]), from_cache=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReportError) as error:
+            logger.warning("%s: this cached report is damaged and not used (%s); scanning again", path, error)
+            return None
+
+    def save_report(self, key: str, report: ScanReport) -> None:
+        """Save a report under `key`.
+
+        Raises:
+            CacheError: if the cache cannot be written to.
+        """
+        self.prepare()
+        body = report.to_dict()
+        entry = {"checksum": _checksum({"key": key, "report": body}), "report": body}
+        try:
+            write_atomically(self._report_path(key), json.dumps(entry, allow_nan=False))
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def info(self) -> CacheInfo:
+        """Return what lies in the cache; all zero where there is none.
+
+        Raises:
+            CacheError: if the directory cannot be read.
+        """
+        reports, segments = self._entries(self._reports), self._entries(self._segments)
+        written = [entry.written for entry in (*reports, *segments)]
+        return CacheInfo(
+            directory=self.directory,
+            reports=len(reports),
+            report_bytes=sum(entry.size for entry in reports),
+            segments=len(segments),
+            segment_bytes=sum(entry.size for entry in segments),
+            oldest=min(written, default=None),
+            newest=max(written, default=None),
+        )
+
+    def clear(self, older_than: timedelta | None = None) -> Freed:
+        """Remove reports and segments, and return what that freed.
+
+        Nothing but `reports/`, `segments/` and the tag is touched, and only in a directory that bears our tag.
+        A symbolic link goes as a link; what it points to stays.
+
+        Args:
+            older_than: remove only entries written longer ago than this; None removes all.
+
+        Raises:
+            CacheError: if the directory is not a cache of ours, or an entry cannot be removed.
+        """
+        if not self.directory.exists():
+            return Freed(entries=0, bytes=0)
+        if not self._is_ours():
+            raise CacheError(
+                f"{self.directory}: expected a vbdguard cache, found no CACHEDIR.TAG of one; nothing was removed. "
+                "Check --cache-dir and VBDGUARD_CACHE, or remove the directory yourself"
+            )
+        limit = None if older_than is None else datetime.now(UTC) - older_than
+        entries = [*self._entries(self._reports), *self._entries(self._segments)]
+        doomed = [entry for entry in entries if limit is None or entry.written < limit]
+        try:
+            for entry in doomed:
+                _remove(entry.path)
+            if limit is None:
+                self._remove_frame()
+        except OSError as error:
+            raise CacheError(f"{self.directory}: could not be cleared: {error}") from error
+        return Freed(entries=len(doomed), bytes=sum(entry.size for entry in doomed))
+
+    @property
+    def _reports(self) -> Path:
+        return self.directory / "reports"
+
+    @property
+    def _segments(self) -> Path:
+        return self.directory / "segments"
+
+    @property
+    def _tag(self) -> Path:
+        return self.directory / "CACHEDIR.TAG"
+
+    def _report_path(self, key: str) -> Path:
+        return self._reports / f"{key}.json"
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._tag.read_text("utf-8", errors="replace") == _TAG
+        except OSError:
+            return False
+
+    def _take_over(self) -> None:
+        names = {path.name for path in self.directory.iterdir()} - {"reports", "segments"}
+        foreign = sorted(name for name in names if not name.startswith(".CACHEDIR.TAG."))
+        # asked again, since another process may have taken it over just now
+        if foreign and not self._is_ours():
+            raise self._unusable(f"expected an empty directory or a vbdguard cache, found {foreign[0]!r} in it")
+        write_atomically(self._tag, _TAG)
+
+    def _entries(self, folder: Path) -> list[_Entry]:
+        """List what lies in `reports/` or `segments/`; a folder that is a link is somebody else's."""
+        if folder.is_symlink():
+            return []
+        try:
+            return [entry for path in sorted(folder.iterdir()) if (entry := _entry(path)) is not None]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _remove_frame(self) -> None:
+        for folder in (self._reports, self._segments):
+            # a scan may have written meanwhile: an entry that is newer than our list stays
+            if not folder.is_symlink() and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        if not self._reports.exists() and not self._segments.exists():
+            self._tag.unlink(missing_ok=True)
+
+    def _unusable(self, error: object) -> CacheError:
+        return CacheError(
+            f"{self.directory}: the cache cannot be used: {error}; "
+            "pass --cache-dir DIR (or set VBDGUARD_CACHE) to put it elsewhere, or --no-cache to do without"
+        )
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return blake3(text.encode("ascii")).hexdigest()
+
+
+def _entry(path: Path) -> _Entry | None:
+    """Measure one entry; None where another process is still writing it, or removed it meanwhile."""
+    try:
+        written = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        size = sum(inner.lstat().st_size for inner in _files(path))
+    except FileNotFoundError:
+        return None
+    is_being_written = path.name.startswith(".") and datetime.now(UTC) - written < _WRITING_TIME
+    return None if is_being_written else _Entry(path, size, written)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yield a file, or every file below a directory, without following links."""
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path, followlinks=False):
+        yield from (Path(folder) / name for name in names)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a directory with all below it; what is gone already is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        for inner in list(path.iterdir()):
+            _remove(inner)
+        path.rmdir()

@@ -1,0 +1,1 @@
+"""Machine-readable and shareable forms of a scan report beside its JSON."""
