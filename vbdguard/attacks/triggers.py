@@ -78,8 +78,9 @@ def load_trigger(image: str | Path, mask: str | Path | None = None) -> Trigger:
     """
     picture = _open_image(Path(image))
     pattern = np.asarray(picture.convert("RGB"))
+    flags: NDArray[np.bool_]
     if mask is not None:
-        flags = np.asarray(_open_image(Path(mask)).convert("RGB")).any(axis=2)
+        flags = np.any(np.asarray(_open_image(Path(mask)).convert("RGB")), axis=2)
         if flags.shape != pattern.shape[:2]:
             raise ConfigError(
                 f"{mask}: expected a mask of {_text(pattern.shape)} like {image}, got {_text(flags.shape)}"
