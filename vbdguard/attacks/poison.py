@@ -7,6 +7,7 @@ class may be drawn too: they keep their label and still carry the trigger.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -55,7 +56,7 @@ def blend(images: NDArray[np.uint8], trigger: Trigger, blend_factor: float) -> N
         ConfigError: if the blend factor is out of range.
         ValueError: if images are not uint8 (N, H, W, 3) of the trigger's size.
     """
-    _check_blend_factor(blend_factor)
+    check_blend_factor(blend_factor)
     if images.dtype != np.uint8 or images.shape[1:] != trigger.pattern.shape:
         height, width = trigger.size
         raise ValueError(f"expected uint8 images (N, {height}, {width}, 3), got {images.dtype} {images.shape}")
@@ -151,6 +152,7 @@ def _placements(
     return [(int(rank), indices[ranks == rank]) for rank in np.unique(ranks)]
 
 
+@lru_cache(maxsize=16)
 def _blend_table(blend_factor: float) -> NDArray[np.uint8]:
     """Return uint8 (256, 256): Eq. 1 for every pair of (pattern value, image value)."""
     values = np.arange(256, dtype=np.float64)
@@ -158,7 +160,12 @@ def _blend_table(blend_factor: float) -> NDArray[np.uint8]:
     return np.floor(exact + _ROUNDING_SLACK).astype(np.uint8)
 
 
-def _check_blend_factor(blend_factor: float) -> None:
+def check_blend_factor(blend_factor: float) -> None:
+    """Check that a blend factor is above 0 and at most 1.
+
+    Raises:
+        ConfigError: if it is not.
+    """
     if not 0 < blend_factor <= 1:
         raise ConfigError(f"blend factor must be above 0 and at most 1, got {blend_factor}")
 
