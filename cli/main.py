@@ -110,7 +110,7 @@ def _own_input_output_errors() -> Iterator[None]:
 )
 @click.version_option(__version__, prog_name="vbdguard")
 def main() -> None:
-    r"""Find backdoor poisoning in image-classification data before it is trained on.
+    """Find backdoor poisoning in image-classification data before it is trained on.
 
     \b
     Examples:

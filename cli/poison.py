@@ -57,7 +57,7 @@ class PositionType(click.ParamType[tuple[int, int]]):
 @click.option("--label-key", metavar="KEY", help="Member suffix, JSON key or column that holds the label.")
 @click.pass_context
 def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: Path | None, **settings: Any) -> None:
-    r"""Write a poisoned copy of SOURCE as WebDataset shards into the new folder DEST.
+    """Write a poisoned copy of SOURCE as WebDataset shards into the new folder DEST.
 
     Samples that are not poisoned keep their bytes. Beside the shards stand truth.jsonl, a line for each poisoned
     sample, and poison.json, the settings. SOURCE itself is not touched.
