@@ -2,4 +2,35 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vbdguard.config import ScanConfig
+    from vbdguard.guard.dataset import GuardedDataset
+    from vbdguard.report import ScanReport
+    from vbdguard.scanner import scan
+
 __version__ = "0.1.0"
+
+__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "scan"]
+
+_HOMES = {
+    "GuardedDataset": "vbdguard.guard.dataset",
+    "ScanConfig": "vbdguard.config",
+    "ScanReport": "vbdguard.report",
+    "scan": "vbdguard.scanner",
+}
+"""Where the public names live; each is imported when it is first used, since torch takes seconds to load."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,262 @@
+"""A map-style dataset that yields only what a scan has kept.
+
+torch's fetcher, pickling and frameworks look datasets up by attribute, so a careless pass-through
+switches a guard off: `__getitems__` of the inner dataset would be called with the guard's indices. No
+dunder, no method and no attribute with one entry per inner sample is therefore passed through.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from vbdguard.config import ScanConfig
+from vbdguard.errors import SourceError, UnscannedSampleError
+from vbdguard.guard.ledger import Ledger, NotingSource, read_all, require_same_data
+from vbdguard.guard.policy import OnPoison, OnUnscanned, Policy
+from vbdguard.guard.relabel import new_label, relabelled
+from vbdguard.guard.verdict import Verdict, apply_policy
+from vbdguard.report import ScanReport
+from vbdguard.sources.torch_dataset import TorchDatasetSource
+from vbdguard.sources.torch_items import is_tensor
+from vbdguard.sources.torch_views import label_transform_of
+
+SETTABLE = ("transform", "target_transform", "transforms")
+"""Attributes that are set on the inner dataset when they are set on the guard."""
+_LABEL_LISTS = ("targets", "labels")
+_SAMPLE_LISTS = ("samples", "imgs")
+_CLASS_ATTRIBUTES = ("classes", "class_to_idx")
+"""One entry per class; never mistaken for one per sample, not even with as many samples as classes."""
+_STATE_METHODS = ("set_epoch", "state_dict", "load_state_dict")
+"""Methods that say how the inner dataset stands and hand out no sample; loaders look for them by name."""
+
+
+class GuardedDataset(Dataset[Any]):
+    """A map-style dataset without its poisoned samples.
+
+    The dataset is scanned at the first use that needs it (length, item, `report`, `targets`, pickling), or a
+    cached report on the same data is taken. What the scan saw is what passes: a sample is found by its digest,
+    never by its place. Items come from the inner dataset with its transforms, as they would unguarded. The
+    content is compared at the scan; a file that is overwritten between the scan and its use is not noticed here.
+
+    Attributes of the inner dataset can be read through the guard, with these exceptions: `targets`,
+    `labels`, `samples` and `imgs` come filtered (and relabelled); any other attribute with one entry per inner
+    sample is refused with an AttributeError, since it would be misaligned, whether or not anything was dropped;
+    so are methods, which could hand out unguarded samples. `unguarded` is the inner dataset. Setting
+    `transform`, `target_transform` or `transforms` reaches it.
+
+    With DataLoader workers that are forked, call `len()` on the guard before: a worker that starts without
+    a verdict must find its own (a DataLoader with shuffle=True or a spawned one sees to it).
+
+    Args:
+        dataset: has `__len__` and `__getitem__`; items are (image, label) or dicts.
+        on_poison: `drop`, `relabel`, `warn` or `raise` (`vbdguard.guard.policy` says what they mean).
+        on_unscanned: `raise`, `drop` or `warn`, for samples that the scan could not read.
+        raw: untransformed samples, where `dataset` transforms them and is not torchvision's: a dataset of the
+            same length or a function from an index to (image, label).
+        config: settings of the scan; None takes the defaults.
+        report: the outcome of an earlier scan of this dataset; no scan runs, but the data are read once to
+            make sure that it speaks of them.
+        cache_dir: where reports and pixels are cached; None takes the default place.
+
+    Raises:
+        ConfigError: if a policy is not one of its words.
+        SourceError: at first use, if the dataset cannot be scanned.
+        PoisonFoundError: at first use, under on_poison="raise".
+        UnscannedSampleError: at first use, under on_unscanned="raise", or if `report` speaks of other data.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        on_poison: OnPoison = "drop",
+        on_unscanned: OnUnscanned = "raise",
+        raw: Any | None = None,
+        config: ScanConfig | None = None,
+        report: ScanReport | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self._policy = Policy(on_poison=on_poison, on_unscanned=on_unscanned)
+        self._inner = dataset
+        self._raw = raw
+        self._config = config
+        self._given_report = report
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._outcome: tuple[Ledger, ScanReport] | None = None
+        """What the scan gave, until the policy has made a verdict of it."""
+        self._verdict: Verdict | None = None
+
+    @property
+    def unguarded(self) -> Any:
+        """The inner dataset, with everything that the scan flagged still in it."""
+        return self._inner
+
+    @property
+    def report(self) -> ScanReport:
+        """The scan's outcome; can be read whatever the policy does about it."""
+        return self._scan()[1] if self._verdict is None else self._verdict.report
+
+    @property
+    def kept_indices(self) -> NDArray[np.int64]:
+        """The inner indices that pass, (n,) ascending: item i of the guard is item kept_indices[i] of the inner."""
+        return self._scanned().kept.copy()
+
+    @property
+    def flagged_indices(self) -> NDArray[np.int64]:
+        """The inner indices that the scan flags, (m,) ascending, whether or not the policy lets them pass."""
+        return self._scanned().flagged.copy()
+
+    def __len__(self) -> int:
+        return len(self._scanned().kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        inner_index = self._inner_indices([index])[0]
+        return self._admit(inner_index, self._inner[inner_index])
+
+    def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
+        """Return the items at `indices`, in one call of the inner dataset where it has `__getitems__`."""
+        inner_indices = self._inner_indices(indices)
+        fetch_many = getattr(self._inner, "__getitems__", None)
+        items = fetch_many(inner_indices) if callable(fetch_many) else [self._inner[index] for index in inner_indices]
+        return [self._admit(index, item) for index, item in zip(inner_indices, items, strict=True)]
+
+    def _inner_indices(self, indices: Sequence[Any]) -> list[int]:
+        kept = self._current_verdict().kept
+        return [int(kept[_checked(index, len(kept))]) for index in indices]
+
+    def _admit(self, inner_index: int, item: Any) -> Any:
+        change = self._scanned().new_labels.get(inner_index)
+        if change is None:
+            return item
+        return relabelled(item, change, transform=label_transform_of(self._inner, inner_index))
+
+    def _current_verdict(self) -> Verdict:
+        verdict = self._scanned()
+        if len(self._inner) != verdict.length:
+            raise UnscannedSampleError(
+                f"{type(self._inner).__name__}: expected the {verdict.length} samples that were scanned, "
+                f"got {len(self._inner)}; guard the dataset anew after changing it"
+            )
+        return verdict
+
+    def _scanned(self) -> Verdict:
+        if self._verdict is None:
+            ledger, report = self._scan()
+            self._verdict = apply_policy(self._policy, ledger, report, name=type(self._inner).__name__)
+            self._outcome = None
+        return self._verdict
+
+    def _scan(self) -> tuple[Ledger, ScanReport]:
+        if self._outcome is None:
+            try:
+                self._outcome = self._read_and_scan()
+            except AttributeError as error:
+                # Out of a property, it would send Python to __getattr__ and hide its cause.
+                raise SourceError(f"{type(self._inner).__name__}: the scan failed: {error!r}") from error
+        return self._outcome
+
+    def _read_and_scan(self) -> tuple[Ledger, ScanReport]:
+        source = TorchDatasetSource(self._inner, raw=self._raw)
+        ledger = Ledger(len(source))
+        noting = NotingSource(source, ledger)
+        report = self._given_report
+        if report is None:
+            from vbdguard.scanner import scan
+
+            report = scan(noting, self._config, cache_dir=self._cache_dir)
+        if not ledger.is_complete:
+            read_all(noting)
+        require_same_data(ledger, report, name=type(self._inner).__name__)
+        return ledger, report
+
+    def __getattr__(self, name: str) -> Any:
+        # Unpickling and copying look attributes up before there are any.
+        if name.startswith("_") or "_inner" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        value = getattr(self._inner, name)
+        if name in _CLASS_ATTRIBUTES or name in SETTABLE or name in _STATE_METHODS:
+            return value
+        if inspect.isroutine(value) and getattr(value, "__self__", None) is self._inner:
+            raise self._refusal(name, "a method, which could hand out samples that the guard has taken out")
+        if not _has_length(value, len(self._inner)):
+            return value
+        if name in _LABEL_LISTS or name in _SAMPLE_LISTS:
+            return self._kept_part(value, holds_items=name in _SAMPLE_LISTS)
+        raise self._refusal(name, "one entry per unguarded sample, which does not match the guard's indices")
+
+    def _refusal(self, name: str, why: str) -> AttributeError:
+        return AttributeError(
+            f"{type(self).__name__} does not pass {name!r} through: in {type(self._inner).__name__} it is {why}; "
+            f"take it from .unguarded.{name}, and select by .kept_indices"
+        )
+
+    def _kept_part(self, values: Any, *, holds_items: bool) -> Any:
+        verdict = self._current_verdict()
+        part = _select(values, verdict.kept)
+        change_one = relabelled if holds_items else new_label
+        for index, change in verdict.new_labels.items():
+            place = int(np.searchsorted(verdict.kept, index))
+            part[place] = change_one(part[place], change)
+        return tuple(part) if isinstance(values, tuple) else part
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTABLE:
+            setattr(self._inner, name, value)
+        elif name.startswith("_") or hasattr(type(self), name) or not hasattr(self._inner, name):
+            super().__setattr__(name, value)
+        else:
+            raise AttributeError(
+                f"{type(self).__name__} passes only {', '.join(SETTABLE)} on to the inner dataset; "
+                f"set {name!r} on .unguarded, before the guard is made if it changes the samples"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers must not scan again. `raw` has done its work, and is often a lambda, which cannot be pickled.
+        self._scanned()
+        return {**self.__dict__, "_raw": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        name = type(self._inner).__name__
+        if self._verdict is None:
+            return f"{type(self).__name__}({name}, not scanned yet)"
+        kept, length = len(self._verdict.kept), self._verdict.length
+        return f"{type(self).__name__}({name}, {kept:,} of {length:,} samples kept, verdict {self.report.verdict})"
+
+
+def _checked(index: Any, length: int) -> int:
+    try:
+        place = operator.index(index)
+    except TypeError:
+        raise TypeError(
+            f"expected one integer index, got {type(index).__name__}; for several samples use torch.utils.data.Subset"
+        ) from None
+    if not -length <= place < length:
+        raise IndexError(f"index {place} is out of range for {length} kept samples")
+    return place % length
+
+
+def _has_length(value: Any, length: int) -> bool:
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    try:
+        return len(value) == length
+    except TypeError:
+        return False
+
+
+def _select(values: Any, indices: NDArray[np.int64]) -> Any:
+    """Return the entries at `indices` as a new array, tensor or list."""
+    if isinstance(values, np.ndarray) or is_tensor(values):
+        return values[indices]
+    return [values[index] for index in indices.tolist()]
