@@ -1,0 +1,345 @@
+"""The scan report as a person reads it: the verdict first, the evidence, then what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
+
+from .escaping import printable
+from .picture import TriggerPicture, draw_letters, draw_place, draw_trigger
+
+_CARDS = 2
+"""Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
+_MAX_CLASSES, _MAX_PICTURES, _MAX_SAMPLES, _MAX_SKIPPED = 20, 12, 5, 3
+_MAX_VERBOSE = 50
+_WHOLE = "whole image"
+_BLIND_SPOTS = (
+    "Looked for triggers that repeat across images (BadNets, Blended). VBD does not see clean-label poison, "
+    "sample-specific triggers or warping."
+)
+
+
+def render(report: ScanReport, console: Console, *, verbose: bool = False) -> None:
+    """Print a report; with `verbose` every class, more samples, and every setting."""
+    render_verdict(report, console)
+    _print_dataset(report, console, verbose=verbose)
+    if report.poisoned_classes or verbose:
+        _print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
+    if report.poisoned_classes:
+        _print_triggers(report, console, verbose=verbose)
+        _print_flagged(report, console, verbose=verbose)
+    if report.status == "incomplete":
+        _print_skipped(report, console, verbose=verbose)
+    if verbose:
+        _print_settings(report, console)
+    _print_ending(report, console)
+
+
+def render_verdict(report: ScanReport, console: Console) -> None:
+    """Print the verdict with its counts, in one line or two."""
+    data = report.dataset
+    if report.verdict == "poisoned":
+        share = len(report.flagged) / data.samples if data.samples else 0.0
+        found = len(report.poisoned_classes)
+        where = f"trigger in {found:,} of {_count(data.classes, 'class', 'classes')}"
+        flagged = f"{len(report.flagged):,} of {data.samples:,} samples flagged ({share:.1%})"
+        _print_badge(console, "POISONED", "bold white on red", f"{where}; {flagged}")
+        if report.status == "incomplete":
+            _print_badge(console, "INCOMPLETE", "bold black on yellow", f"and {_unread(report)} could not be read")
+    elif report.status == "incomplete":
+        counts = f"no trigger found, but {_unread(report)} could not be read: not cleared"
+        _print_badge(console, "INCOMPLETE", "bold black on yellow", counts)
+    else:
+        counts = f"no trigger found in {_count(data.samples, 'sample')} of {_count(data.classes, 'class', 'classes')}"
+        _print_badge(console, "CLEAN", "bold black on green", counts)
+
+
+def _print_badge(console: Console, word: str, style: str, rest: str) -> None:
+    badge = Text(f" {word} ", style) if _has_colour(console) else Text(f"{word}:")
+    console.print(Text.assemble(badge, " ", (rest, "bold")))
+
+
+def _print_dataset(report: ScanReport, console: Console, *, verbose: bool) -> None:
+    data = report.dataset
+    height, width, _ = data.image_shape
+    facts = [
+        ", ".join(printable(source) for source in data.sources[:3]) + (", ..." if len(data.sources) > 3 else ""),
+        f"{_count(len(data.shards), 'shard')}, {_count(data.samples, 'sample')}, "
+        f"{_count(data.classes, 'class', 'classes')}, scanned at {height} x {width}",
+        f"{printable(str(report.config.get('preset', '')))} settings, seed {report.seed}, "
+        f"{printable(report.device)}, data {data.digest if verbose else data.digest[:12]}".strip(),
+    ]
+    console.print(Text("\n".join(facts), "dim"))
+
+
+def _print_section(console: Console, title: str, *body: RenderableType, spaced: bool = False) -> None:
+    console.print()
+    console.print(Text(title, "bold cyan"))
+    for i, part in enumerate(body):
+        if spaced and i:
+            console.print()
+        console.print(Padding.indent(part, 2))
+
+
+# the evidence ---------------------------------------------------------------------------------------------------
+
+
+def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> RenderableType:
+    poisoned = report.poisoned_classes
+    shown = report.classes if verbose else poisoned[:_MAX_CLASSES]
+    table = _table(console, "Class", ">Samples", ">Flagged", ">p-value", ">Attack", "Trigger", ">Blend")
+    for c in shown:
+        table.add_row(
+            Text(_class_words(c), "bold red" if c.poisoned else ""),
+            f"{c.samples:,}",
+            f"{c.flagged:,}",
+            _p_value(c.p_value),
+            _percent(c.attack_success_rate),
+            "-" if c.trigger is None else _trigger_words(c.trigger, report.dataset.image_shape),
+            "-" if c.trigger is None else _blend(c.trigger),
+        )
+    lines: list[RenderableType] = [table]
+    if len(poisoned) > len(shown):
+        lines.append(Text(f"{len(poisoned) - len(shown)} more poisoned classes: --verbose", "dim"))
+    if others := 0 if verbose else len(report.classes) - len(poisoned):
+        lines.append(Text(f"{others} other {'class' if others == 1 else 'classes'}: nothing found", "dim"))
+    return Group(*lines)
+
+
+def _trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:
+    _, _, height, width = trigger.bbox
+    return f"{height} x {width} {place_words(trigger.bbox, shape)}"
+
+
+def place_words(bbox: tuple[int, int, int, int], shape: tuple[int, int, int]) -> str:
+    """Return where a box lies in words: "bottom right", "centre", "whole image"."""
+    top, left, height, width = bbox
+    if height * width > 0.7 * shape[0] * shape[1]:
+        return _WHOLE
+    row = ("top", "", "bottom")[min(2, int(3 * (top + height / 2) / shape[0]))]
+    column = ("left", "", "right")[min(2, int(3 * (left + width / 2) / shape[1]))]
+    return f"{row} {column}".strip() or "centre"
+
+
+# the pictures ---------------------------------------------------------------------------------------------------
+
+
+def _print_triggers(report: ScanReport, console: Console, *, verbose: bool) -> None:
+    found = [(c, c.trigger) for c in report.poisoned_classes if c.trigger is not None]
+    if not found:
+        return
+    title = "Trigger" if len(found) == 1 else "Triggers"
+    if len(found) <= _CARDS:
+        cards = [_card(c, trigger, report, console) for c, trigger in found]
+        _print_section(console, title, *cards, spaced=True)
+        return
+    shown = found[: len(found) if verbose else _MAX_PICTURES]
+    parts = [_gallery(shown, console)]
+    if len(found) > len(shown):
+        parts.append(Text(f"{len(found) - len(shown)} more: --verbose", "dim"))
+    _print_section(console, title, *parts)
+
+
+def _card(c: ClassReport, trigger: TriggerReport, report: ScanReport, console: Console) -> RenderableType:
+    """One trigger, large, with its place in the image and the facts beside it."""
+    top, left, height, width = trigger.bbox
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    facts.add_row("turns", Text(_attack_words(c.attack_success_rate)))
+    facts.add_row("into", Text(_class_words(c), "bold red"))
+    place = place_words(trigger.bbox, report.dataset.image_shape)
+    facts.add_row("size", f"{height} x {width} px, {trigger.pixels:,} in the mask")
+    facts.add_row("place", place if place == _WHOLE else f"{place}: row {top}, column {left}")
+    facts.add_row("blend", _blend(trigger))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(*_pictures(trigger, console, 24), facts)
+    return grid
+
+
+def _gallery(found: Sequence[tuple[ClassReport, TriggerReport]], console: Console) -> RenderableType:
+    side = 10
+    cells = [
+        Group(Text(_class_words(c), "bold red", no_wrap=True, overflow="ellipsis"), _side_by_side(t, console, side))
+        for c, t in found
+    ]
+    per_row = max(1, (console.width - 2) // (2 * side + 4)) if _draws(console) else 2
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for start in range(0, len(cells), per_row):
+        if start:
+            grid.add_row()
+        grid.add_row(*cells[start : start + per_row])
+    return grid
+
+
+def _side_by_side(trigger: TriggerReport, console: Console, side: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(*_pictures(trigger, console, side))
+    return grid
+
+
+def _pictures(trigger: TriggerReport, console: Console, side: int) -> list[Text]:
+    try:
+        picture = TriggerPicture.of(trigger)
+    except ValueError as error:
+        return [Text(f"(no picture: {printable(str(error))})", "dim")]
+    if not _draws(console):
+        return [draw_letters(picture, side * 2 // 3)]
+    if place_words(trigger.bbox, (*picture.mask.shape, 3)) == _WHOLE:
+        return [draw_trigger(picture, side)]
+    return [draw_trigger(picture, side), draw_place(picture, min(side, 16))]
+
+
+# the samples ----------------------------------------------------------------------------------------------------
+
+
+def _print_flagged(report: ScanReport, console: Console, *, verbose: bool) -> None:
+    count = _MAX_VERBOSE if verbose else _MAX_SAMPLES
+    shown = sorted(report.flagged, key=lambda sample: -sample.score)[:count]
+    if not shown:
+        return
+    names = {c.label: _class_words(c) for c in report.classes}
+    table = _table(console, "Sample", "Label", ">Score", "Looks like")
+    for sample in shown:
+        suggested = sample.suggested_label
+        table.add_row(
+            Text(printable(sample.key), overflow="fold"),
+            Text(names.get(sample.label, str(sample.label))),
+            f"{sample.score:.3f}",
+            Text("-" if suggested is None else names.get(suggested, str(suggested))),
+        )
+    surest = "" if len(shown) == len(report.flagged) else f", the surest {len(shown)} of {len(report.flagged):,}"
+    _print_section(console, f"Flagged samples{surest}", table)
+
+
+def _print_skipped(report: ScanReport, console: Console, *, verbose: bool) -> None:
+    shown = report.skipped[: _MAX_VERBOSE if verbose else _MAX_SKIPPED]
+    reasons = Counter(sample.reason for sample in report.skipped)
+    lines = [Text(f"{printable(s.key)}: {printable(s.reason)}: {printable(s.detail)}") for s in shown]
+    if len(report.skipped) > len(shown):
+        lines.append(Text(f"{len(report.skipped) - len(shown):,} more: -o report.json lists them all", "dim"))
+    named = {sample.key for sample in report.skipped}
+    unread = [s for s in report.dataset.shards if s.status != "complete" and s.name not in named]
+    lines += [Text(f"{printable(shard.name)}: {shard.status}") for shard in unread[:_MAX_VERBOSE]]
+    counts = ", ".join(f"{count:,} {printable(reason)}" for reason, count in reasons.most_common())
+    _print_section(console, f"Could not be read: {counts}" if counts else "Could not be read", *lines)
+
+
+def _print_settings(report: ScanReport, console: Console) -> None:
+    settings = [Text(f"{printable(k)} = {printable(str(v))}") for k, v in _flat(report.config.items())]
+    versions = ", ".join(f"{printable(k)} {printable(v)}" for k, v in report.environment.items())
+    _print_section(console, "Settings", *settings, Text(versions, "dim"))
+
+
+def _flat(items: Iterable[tuple[str, object]]) -> Iterable[tuple[str, object]]:
+    for name, value in items:
+        if isinstance(value, dict):
+            yield from _flat((f"{name}.{inner}", v) for inner, v in value.items())
+        else:
+            yield name, value
+
+
+# the ending -----------------------------------------------------------------------------------------------------
+
+
+def _print_ending(report: ScanReport, console: Console) -> None:
+    console.print()
+    if report.verdict == "clean":
+        console.print(Text(_BLIND_SPOTS, "dim"))
+    console.print(Text(_time_words(report), "dim"))
+    console.print()
+    steps = _next_steps(report)
+    width = max(len(command) for command, _ in steps)
+    fits = 8 + width + max(len(purpose) for _, purpose in steps) <= console.width
+    for i, (command, purpose) in enumerate(steps):
+        gap = " " * (width - len(command) + 2) if fits else "\n" + " " * 8
+        head = "      " if i else "Next  "
+        line = Text.assemble((head, "bold cyan"), (command, "bold"), gap, (purpose, "dim"))
+        console.print(line, soft_wrap=True)
+
+
+def _next_steps(report: ScanReport) -> list[tuple[str, str]]:
+    sources = " ".join(shlex.quote(printable(source)) for source in report.dataset.sources)
+    scan = f"vbdguard scan {sources if 0 < len(sources) <= 40 else 'SOURCE'}"
+    steps = []
+    if report.status == "incomplete":
+        steps.append((scan, "once the entries above are repaired or removed"))
+    if report.verdict == "poisoned":
+        steps.append((f"{scan} -o report.json", "every flagged key and digest"))
+        steps.append(("vbdguard.GuardedDataset(dataset)", "in Python: train without them"))
+    elif report.status == "complete":
+        steps.append(("vbdguard.GuardedDataset(dataset)", "in Python: notices data that change later"))
+    return steps
+
+
+def _time_words(report: ScanReport) -> str:
+    stages = [stage for stage in STAGES if stage in report.timings]
+    total = report.timings.get("total", sum(report.timings[stage] for stage in stages))
+    parts = ", ".join(f"{stage.replace('_', ' ')} {report.timings[stage]:.1f}" for stage in stages)
+    took = f"{_seconds(total)} ({parts})" if parts else _seconds(total)
+    if report.from_cache:
+        return f"From the cache (--refresh scans again); the scan took {took}"
+    return f"Took {took}"
+
+
+# words ----------------------------------------------------------------------------------------------------------
+
+
+def _table(console: Console, *headers: str) -> Table:
+    """Return a table with a rule below its head; headers that start with ">" name right-aligned columns."""
+    # the box brings a space of its own between columns
+    shape, gap = (box.SIMPLE_HEAD, 1) if _has_colour(console) else (None, 2)
+    table = Table(box=shape, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for header in headers:
+        table.add_column(header.removeprefix(">"), justify="right" if header.startswith(">") else "left")
+    return table
+
+
+def _has_colour(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def _draws(console: Console) -> bool:
+    return _has_colour(console) and not console.options.ascii_only
+
+
+def _class_words(c: ClassReport) -> str:
+    return str(c.label) if c.name in ("", str(c.label)) else f"{c.label} {printable(c.name)}"
+
+
+def _unread(report: ScanReport) -> str:
+    shards = sum(shard.status != "complete" for shard in report.dataset.shards)
+    return _count(len(report.skipped), "entry", "entries") if report.skipped else _count(shards, "shard")
+
+
+def _attack_words(rate: float | None) -> str:
+    return "other images" if rate is None else f"{_percent(rate)} of other images"
+
+
+def _blend(trigger: TriggerReport) -> str:
+    return "?" if trigger.blend_factor is None else f"{trigger.blend_factor:.0%}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _p_value(p: float | None) -> str:
+    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p > 0 else "0"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
