@@ -160,7 +160,7 @@ def _say(message: str) -> None:
 
 
 def _wants_traceback(arguments: Sequence[str]) -> bool:
-    return "--verbose" in arguments or os.environ.get("VBDGUARD_DEBUG", "") not in ("", "0")
+    return bool({"--verbose", "-v"} & set(arguments)) or os.environ.get("VBDGUARD_DEBUG", "") not in ("", "0")
 
 
 def _exit_code_after_flush(code: int) -> int:
