@@ -1,0 +1,249 @@
+"""WebDataset tar shards: streamed, never extracted, read with webdataset's own grouping rule.
+
+A member's key is its path up to the first dot of its base name, its field the lower-cased rest; adjacent
+members with one key are a sample. Two images in one sample, or one field twice, are refused: readers do not
+agree on which they take, and the other could hide a trigger.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from vbdguard.errors import ReadError
+from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.files import BLOCK, LFS_MAGIC, HashingReader, file_digest, open_binary
+from vbdguard.sources.tar_members import MAX_MEMBER, TarFile, iter_files
+
+GZIP_MAGIC = b"\x1f\x8b"
+IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
+JSON_LABEL_KEYS = ("label", "cls", "class")
+"""Where a label is looked for in `.json` when no label key is given."""
+
+_META = re.compile(r"__[^/]*__($|/)")
+_DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
+
+
+@dataclass(slots=True)
+class TarShard:
+    """One tar or tar.gz file.
+
+    Args:
+        path: a local path or an fsspec URL.
+        name: the shard's name in the report.
+        label_key: a field (`cls`, `id`, `txt` for class names) or a key of the `.json` field; None takes
+            `.cls`, else `label`, `cls` or `class` of `.json`.
+    """
+
+    path: str
+    name: str
+    label_key: str | None = None
+    _digest: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    def digest(self) -> str:
+        """Return the hex BLAKE3 of the file as it stands.
+
+        Raises:
+            ReadError: "io-error".
+        """
+        self._digest = file_digest(self.path)
+        return self._digest
+
+    def read(self) -> Iterator[RawSample | Unreadable]:
+        """Yield the samples; the last entry tells if the archive broke off.
+
+        Raises:
+            ReadError: "io-error", "git-lfs-pointer", or "changed" where the bytes are not those of `digest()`.
+        """
+        with open_binary(self.path) as file:
+            raw = HashingReader(file)
+            stream = _uncompressed(raw)
+            try:
+                for group in _groups(stream, self._is_wanted):
+                    yield from self._samples(group)
+            except ReadError as error:
+                if error.reason == "io-error":
+                    raise
+                yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
+                while raw.read(BLOCK):  # to the end, for the digest
+                    pass
+            if self._digest not in (None, raw.hexdigest()):
+                raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
+
+    def _is_wanted(self, name: str) -> bool:
+        suffix = _split(name)[1]
+        return suffix in IMAGE_FIELDS or suffix in ("cls", "json") or suffix == (self.label_key or "").lower()
+
+    def _samples(self, group: _Group) -> Iterator[RawSample | Unreadable]:
+        key = f"{self.name}/{group.key}"
+        try:
+            sample = group.sample(key, self.label_key)
+        except ReadError as error:
+            if not group.is_cut:  # the shard's own entry speaks for a sample that was cut in two
+                yield Unreadable(key, error.reason, error.detail)
+            return
+        if sample is not None:
+            yield sample
+
+
+@dataclass(slots=True)
+class _Group:
+    """The adjacent members of one key."""
+
+    key: str
+    fields: dict[str, TarFile] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    is_cut: bool = False
+    """Whether the archive broke off behind it, so that more of its members may have stood there."""
+
+    def add(self, suffix: str, member: TarFile) -> None:
+        if suffix in self.fields:
+            self.duplicates.append(member.name)
+        else:
+            self.fields[suffix] = member
+
+    def sample(self, key: str, label_key: str | None) -> RawSample | None:
+        """Return the sample, or None where the members hold neither an image nor a label."""
+        if self.duplicates:
+            raise ReadError("duplicate-member", f"expected each field once, got {', '.join(self.duplicates)} again")
+        images = [suffix for suffix in self.fields if suffix in IMAGE_FIELDS]
+        if len(images) > 1:
+            raise ReadError(
+                "ambiguous-image", f"expected one image, got {', '.join(images)}; keep the one you train on"
+            )
+        label = self._label(label_key)
+        if not images:
+            if label is None:
+                return None
+            raise ReadError("no-image", f"expected an image beside the label, got {self._names()}")
+        image = self._content(images[0])
+        if label is None:
+            wanted = f"a label ({label_key})" if label_key else "a .cls or a .json with a label"
+            raise ReadError("no-label", f"expected {wanted}, got {self._names()}; name its field with --label-key")
+        return RawSample(key, image, label)
+
+    def _label(self, label_key: str | None) -> int | str | None:
+        if label_key is None:
+            if "cls" in self.fields:
+                return _class_number(self._content("cls"), "cls")
+            return self._json_label(JSON_LABEL_KEYS)
+        suffix = label_key.lower()
+        if suffix == "txt" and suffix in self.fields:
+            return _class_name(self._content("txt"))
+        if suffix in self.fields and suffix != "json":
+            return _class_number(self._content(suffix), suffix)
+        return self._json_label((label_key,))
+
+    def _json_label(self, names: tuple[str, ...]) -> int | str | None:
+        if "json" not in self.fields:
+            return None
+        try:
+            body = json.loads(self._content("json"))
+        except (ValueError, RecursionError) as error:
+            raise ReadError("bad-label", f"expected JSON in .json: {error}") from error
+        found = [body[name] for name in names if name in body] if isinstance(body, dict) else []
+        return checked_label(found[0], ".json") if found else None
+
+    def _content(self, suffix: str) -> bytes:
+        member = self.fields[suffix]
+        if member.data is None:
+            raise ReadError("too-large", f"expected at most {MAX_MEMBER} bytes, {member.name} has {member.size}")
+        return member.data
+
+    def _names(self) -> str:
+        return ", ".join(f".{suffix}" for suffix in self.fields)
+
+
+def checked_label(value: object, where: str) -> int | str | None:
+    """Return a label as it may stand in a sample: a class number of 0 or more, or a class name; None stays None.
+
+    Raises:
+        ReadError: "bad-label" for anything else. -1 is how data sets mark a sample without a label.
+    """
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return value
+    raise ReadError("bad-label", f"expected a class number of 0 or more or a class name in {where}, got {value!r:.80}")
+
+
+def _class_number(data: bytes, suffix: str) -> int:
+    digits = _DIGITS.fullmatch(data)
+    if digits is None:
+        raise ReadError("bad-label", f"expected a class number of 0 or more in .{suffix}, got {data[:80]!r}")
+    return int(digits[1])
+
+
+def _class_name(data: bytes) -> str:
+    try:
+        name = data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ReadError("bad-label", f"expected a class name in UTF-8 in .txt: {error}") from error
+    if not name:
+        raise ReadError("bad-label", "expected a class name in .txt, got nothing")
+    return name
+
+
+def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Group]:
+    """Yield the members of each key, also what stood before the archive broke off, then raise why it did."""
+    group: _Group | None = None
+    try:
+        for member in _translated(iter_files(stream, is_wanted)):
+            key, suffix = _split(member.name)
+            if not key:
+                continue
+            if group is None or key != group.key:
+                if group is not None:
+                    yield group
+                group = _Group(key)
+            group.add(suffix, member)
+    except ReadError:
+        if group is not None:
+            group.is_cut = True
+            yield group
+        raise
+    if group is not None:
+        yield group
+
+
+def _translated(files: Iterator[TarFile]) -> Iterator[TarFile]:
+    """Pass the files on; say what gzip and the disk have to say as `ReadError`."""
+    try:
+        yield from files
+    except EOFError as error:
+        raise ReadError("truncated", f"the gzip stream ends early: {error}") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ReadError("corrupt", f"the gzip stream is damaged: {error}") from error
+    except OSError as error:
+        raise ReadError("io-error", f"cannot read it: {error}") from error
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return key and field of a member's name, as webdataset splits it; both empty where it passes over it."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    is_meta = name.startswith("__") and (_META.match(name) or (not slash and name.endswith("__")))
+    if not stem or not dot or is_meta:
+        return "", ""
+    return f"{folder}{slash}{stem}", suffix.lower()
+
+
+def _uncompressed(raw: HashingReader) -> BinaryIO:
+    """Return the tar stream of a plain or gzipped file.
+
+    Raises:
+        ReadError: "git-lfs-pointer".
+    """
+    stream = io.BufferedReader(raw, BLOCK)
+    start = stream.peek(len(LFS_MAGIC))
+    if start.startswith(LFS_MAGIC):
+        raise ReadError("git-lfs-pointer", "expected a tar file, got a Git LFS pointer; run `git lfs pull`")
+    if start.startswith(GZIP_MAGIC):
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream), BLOCK)
+    return stream

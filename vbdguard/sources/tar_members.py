@@ -1,0 +1,203 @@
+"""A strict pass over the 512-byte headers of a tar stream.
+
+Python's `tarfile` ends silently on a bad header, on zero blocks in the middle, on a second archive behind the
+first and on a file that was cut at a member boundary: "read to its end" can mean "saw two of six members". This
+pass names the members as `tarfile` does, because that is what trainers read with, and proves that the archive
+ended where the file ends. Nothing is extracted; links, devices and folders hold no sample and are passed over,
+as webdataset passes over them. Format: POSIX.1-1988 ustar, POSIX.1-2001 pax, and the GNU long names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from vbdguard.errors import ReadError
+
+BLOCK = 512
+MAX_MEMBER = 256 << 20
+"""Bytes of one member that are read into memory; the header's size is the attacker's word."""
+MAX_HEADER_DATA = 1 << 20
+"""Bytes of a long name or a pax header."""
+_ZEROS = bytes(BLOCK)
+_SKIP = 1 << 20
+
+_REGULAR = b"0\0007"
+_WITHOUT_DATA = b"123456"
+"""Links, devices, folders and pipes: readers assume no data behind them, whatever size they state."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarFile:
+    """One regular file of an archive."""
+
+    name: str
+    size: int
+    data: bytes | None
+    """The content, or None where it was not wanted or is larger than `MAX_MEMBER`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: str
+    size: int
+    kind: bytes
+
+
+def iter_files(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[TarFile]:
+    """Yield the regular files of an uncompressed tar stream in their order, then prove that it ended.
+
+    Args:
+        stream: positioned at the first header; read in order, never rewound.
+        is_wanted: says by name whose content to read.
+
+    Raises:
+        ReadError: "truncated", "corrupt" or "unsupported"; whatever was yielded before stands.
+    """
+    while (header := _next_member(stream)) is not None:
+        if header.kind not in _REGULAR or header.name.endswith("/"):
+            _skip(stream, _padded(header.size), header.name)
+            continue
+        data = None
+        if header.size <= MAX_MEMBER and is_wanted(header.name):
+            data = _exactly(stream, _padded(header.size), header.name)[: header.size]
+        else:
+            _skip(stream, _padded(header.size), header.name)
+        yield TarFile(header.name, header.size, data)
+    _prove_end(stream)
+
+
+def looks_like_tar(block: bytes) -> bool:
+    """Return whether the first 512 bytes of a file can be a tar header (or the end of an empty archive)."""
+    return len(block) >= BLOCK and (block[257:262] == b"ustar" or _checksum_holds(block[:BLOCK]))
+
+
+def _next_member(stream: BinaryIO) -> _Header | None:
+    """Read headers up to the next member, with its long names applied; None at the end-of-archive block."""
+    extra: dict[str, str] = {}
+    kinds: set[bytes] = set()
+    while (header := _read_header(stream)) is not None:
+        if header.kind not in (b"L", b"K", b"x", b"X", b"g"):
+            return _apply(header, extra)
+        if header.kind in kinds:
+            raise ReadError("corrupt", "expected a member behind its extended header, got two extended headers")
+        kinds.add(header.kind)
+        if header.size > MAX_HEADER_DATA:
+            raise ReadError(
+                "corrupt", f"expected an extended header of at most {MAX_HEADER_DATA} bytes, got {header.size}"
+            )
+        data = _exactly(stream, _padded(header.size), header.name)[: header.size]
+        records = {"path": _text(data)} if header.kind == b"L" else {}
+        if header.kind in b"xXg":
+            records = _pax_records(data)
+        is_global = header.kind == b"g"
+        if (is_global and records.keys() & {"path", "size"}) or records.keys() & extra.keys() & {"path"}:
+            raise ReadError("corrupt", "expected one name for each member, got several; readers would not agree on it")
+        if not is_global:
+            extra |= records
+    if kinds:
+        raise ReadError("corrupt", "expected a member behind an extended header, got the end of the archive")
+    return None
+
+
+def _apply(header: _Header, extra: dict[str, str]) -> _Header:
+    if header.kind == b"S" or any(key.startswith("GNU.sparse.") for key in extra):
+        raise ReadError("unsupported", f"{header.name}: sparse members are not read; pack the archive without --sparse")
+    if header.kind in _WITHOUT_DATA:
+        return _Header(extra.get("path", header.name), 0, header.kind)
+    if not extra:
+        return header
+    size = extra.get("size", str(header.size))
+    if not (size.isascii() and size.isdigit()):
+        raise ReadError("corrupt", f"expected a pax size in digits, got {size!r:.40}")
+    return _Header(extra.get("path", header.name), int(size), header.kind)
+
+
+def _read_header(stream: BinaryIO) -> _Header | None:
+    block = stream.read(BLOCK)
+    if block == _ZEROS:
+        return None
+    if len(block) < BLOCK:
+        what = f"the file ends {len(block)} bytes into a header" if block else "the file ends without them"
+        raise ReadError("truncated", f"expected a member or two zero blocks as end of archive; {what}")
+    if not _checksum_holds(block):
+        raise ReadError("corrupt", f"expected a tar header, got a block that begins with {block[:16]!r}")
+    name, prefix, kind = _text(block[:100]), _text(block[345:500]), block[156:157]
+    if prefix and kind not in (b"L", b"K", b"S"):
+        name = f"{prefix}/{name}"
+    return _Header(name, _number(block[124:136]), kind)
+
+
+def _checksum_holds(block: bytes) -> bool:
+    try:
+        stated = _number(block[148:156])
+    except ReadError:
+        return False
+    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if stated == unsigned:
+        return True
+    # Some old writers summed signed bytes: each byte above 127 then counts 256 less.
+    rest = block[:148] + block[156:]
+    return stated == unsigned - 256 * sum(byte > 127 for byte in rest)
+
+
+def _number(field: bytes) -> int:
+    if field[0] == 0x80:  # base 256, for what octal digits cannot hold
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
+    # `isdigit` first: int() alone would take signs, underscores and a leading 0o.
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise ReadError("corrupt", f"expected an octal number in a tar header, got {field!r}")
+    return int(digits, 8)
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    """Parse `length key=value newline` records; `length` counts the whole record."""
+    records: dict[str, str] = {}
+    position = 0
+    while position < len(data) and data[position]:
+        space = data.find(b" ", position, position + 20)
+        digits = data[position:space]
+        end = position + int(digits) if space > 0 and digits.isdigit() else 0
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not equals or end > len(data) or data[end - 1 : end] != b"\n":
+            raise ReadError("corrupt", f"expected a pax record, got {data[position : position + 32]!r}")
+        records[_text(key)] = _text(value)
+        position = end
+    return records
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _exactly(stream: BinaryIO, count: int, name: str) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise ReadError("truncated", f"expected {count} bytes of {name}, the file ends after {len(data)}")
+    return data
+
+
+def _skip(stream: BinaryIO, count: int, name: str) -> None:
+    while count:
+        count -= len(_exactly(stream, min(count, _SKIP), name))
+
+
+def _prove_end(stream: BinaryIO) -> None:
+    """Read the rest of the stream, which must be the second zero block and zeros behind it."""
+    second = stream.read(BLOCK)
+    if len(second) < BLOCK:
+        raise ReadError("truncated", "expected two zero blocks as end of archive, the file ends after the first")
+    while second:
+        if second.count(0) != len(second):
+            raise ReadError(
+                "corrupt",
+                "expected nothing behind the end of the archive, got more data that trainers would not see; "
+                "was a second archive appended? pack the shard anew",
+            )
+        second = stream.read(_SKIP)
