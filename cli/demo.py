@@ -62,7 +62,7 @@ class _Folders:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of all chance.")
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
 def demo(directory: Path | None, seed: int, *, keep: bool, no_color: bool) -> int:
-    r"""Make a small set of natural images, poison it, scan it, clean it.
+    """Make a small set of natural images, poison it, scan it, clean it.
 
     The images are crops of photographs that come with scikit-image; nothing is downloaded, and the cache of real
     scans is left alone. It takes under two minutes on two cores.

@@ -107,7 +107,8 @@ def test_version_and_help_go_to_stdout() -> None:
 def test_every_command_teaches_by_example(name: str) -> None:
     result = run(name, "--help")
     assert result.returncode == 0
-    assert f"vbdguard {name}" in result.stdout.split("Options:")[0]
+    assert f"\n    vbdguard {name}" in result.stdout.split("Options:")[0]
+    assert "\\b" not in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [("frobnicate",), ("--frobnicate",), ("poison",)])
