@@ -92,7 +92,8 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
     with showing_progress(console) as progress:
         copy = write_poisoned_copy(open_source(source, label_key=label_key), dest, attack, progress=progress)
     folder = printable(str(dest))
-    click.echo(f"{copy.samples:,} samples in {copy.shards} shards in {folder}, {copy.poisoned:,} of them poisoned")
+    shards = f"{copy.shards} shard{'' if copy.shards == 1 else 's'}"
+    click.echo(f"{copy.samples:,} samples in {shards} in {folder}, {copy.poisoned:,} of them poisoned")
     click.echo(f"the truth: {folder}/truth.jsonl, the settings: {folder}/poison.json")
     click.echo(f"next: vbdguard scan {folder}")
 
