@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from vbdguard.errors import SourceError, UnscannedSampleError
 from vbdguard.guard.ledger import Ledger, NotingSource, read_all, require_same_data
 from vbdguard.ingest import decode
 from vbdguard.ingest.digest import sample_digest
+from vbdguard.ingest.reader import ingest
 from vbdguard.report import FlaggedSample, ScanReport
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.torch_dataset import TorchDatasetSource
@@ -119,3 +121,18 @@ def test_samples_too_large_to_decode_count_as_unscanned(monkeypatch: pytest.Monk
         require_same_data(ledger, as_if_all_scanned, name="list")
     skipped = report_on(items, {}, skipped={1: "too-large"}).skipped
     require_same_data(ledger, replace(as_if_all_scanned, status="incomplete", skipped=skipped), name="list")
+
+
+def test_the_digest_and_what_is_left_out_are_those_of_ingest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(decode, "MAX_PIXELS", 8)
+    items = [(pixel(0), "bee"), (pixel(1), "ant"), ("no image", "ant"), (np.zeros((3, 3), np.uint8), "bee")]
+    ledger = Ledger(len(items))
+    ingested = ingest(NotingSource(TorchDatasetSource(items), ledger), store_dir=tmp_path, image_size=(8, 8))
+    assert ledger.is_complete
+    assert ledger.dataset_digest() == ingested.dataset_digest
+    assert [ledger.unscanned[index] for index in sorted(ledger.unscanned)] == list(ingested.skipped)
+    assert ledger.has_names
+    again = Ledger(len(items))
+    warm = ingest(NotingSource(TorchDatasetSource(items), again), store_dir=tmp_path, image_size=(8, 8))
+    assert again.is_complete
+    assert again.dataset_digest() == warm.dataset_digest == ingested.dataset_digest

@@ -60,7 +60,7 @@ class Ledger:
         self._require_unchanged(index, not is_known or np.array_equal(self._digests[index], digest))
         self._digests[index] = digest
         self._is_hashed[index] = True
-        self.has_names = isinstance(entry.label, str)
+        self.has_names |= isinstance(entry.label, str)
         self._note_undecodable(index, entry)
 
     def _note_undecodable(self, index: int, sample: RawSample) -> None:
