@@ -172,7 +172,8 @@ def _gallery(found: Sequence[tuple[ClassReport, TriggerReport]], console: Consol
         Group(Text(_class_words(c), "bold red", no_wrap=True, overflow="ellipsis"), _side_by_side(t, console, side))
         for c, t in found
     ]
-    per_row = max(1, (console.width - 2) // (2 * side + 4)) if _draws(console) else 2
+    # letters take 12 columns at this side, two pictures and their gap 24; names want some room as well
+    per_row = max(1, (console.width - 2) // (2 * side + 4 if _draws(console) else 19))
     grid = Table.grid(padding=(0, 3, 0, 0))
     for start in range(0, len(cells), per_row):
         if start:

@@ -249,7 +249,7 @@ def test_clear_spares_what_is_being_written_but_not_what_a_crash_left(cache: Cac
     fresh, stale = (cache.directory / "reports" / f".{name}.tmp" for name in ("fresh", "stale"))
     for path in (fresh, stale):
         path.write_text("half")
-    age(stale, 1)
+    age(stale, 2)
     cache.clear()
     assert fresh.exists()
     assert not stale.exists()

@@ -36,8 +36,8 @@ _TAG = (
     "# vbdguard's cache: safe to remove, or run `vbdguard cache clear`.\n"
 )
 
-_WRITING_TIME = timedelta(hours=1)
-"""How long a file written aside (its name starts with a dot) may still be in work."""
+_WRITING_TIME = timedelta(days=1)
+"""How long what is written aside (its name starts with a dot) may still be in work."""
 
 
 def default_cache_dir() -> Path:
