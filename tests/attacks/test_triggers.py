@@ -200,3 +200,15 @@ def test_a_trigger_checks_its_arrays() -> None:
         Trigger("x", np.zeros((3, 3, 3)), np.ones((3, 3), dtype=bool))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="mask must be bool"):
         Trigger("x", np.zeros((3, 3, 3), dtype=np.uint8), np.ones((3, 4), dtype=bool))
+
+
+@pytest.mark.parametrize(("folder", "side"), [("cifar10-32px", 32), ("tiny-64px", 64)])
+@pytest.mark.parametrize("name", sorted(PATCHES))
+def test_patches_lie_where_the_published_ones_lie(test_data: Path, folder: str, side: int, name: str) -> None:
+    stem = test_data / "triggers" / folder / f"trigger_{name}"
+    published = load_trigger(stem.with_suffix(".png"), stem.with_name(f"{stem.name}_mask.png"))
+    ours = frame_trigger(name, (side, side))
+    assert np.array_equal(ours.mask, published.mask)
+    if name != "color_grid":  # its colours are our own
+        # The published grids write black as 1.
+        assert np.abs(ours.pattern.astype(int) - published.pattern)[ours.mask].max() <= 1
