@@ -16,12 +16,23 @@ from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
 
 from .escaping import printable
 from .picture import TriggerPicture, draw_letters, draw_place, draw_trigger
+from .wording import (
+    WHOLE_IMAGE,
+    attack_words,
+    blend_words,
+    class_words,
+    count_words,
+    p_value_words,
+    percent,
+    place_words,
+    seconds_words,
+    trigger_words,
+)
 
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
 _MAX_CLASSES, _MAX_PICTURES, _MAX_SAMPLES, _MAX_SKIPPED = 20, 12, 5, 3
 _MAX_VERBOSE = 50
-_WHOLE = "whole image"
 _BLIND_SPOTS = (
     "Looked for triggers that repeat across images (BadNets, Blended). VBD does not see clean-label poison, "
     "sample-specific triggers or warping."
@@ -50,7 +61,7 @@ def render_verdict(report: ScanReport, console: Console) -> None:
     if report.verdict == "poisoned":
         share = len(report.flagged) / data.samples if data.samples else 0.0
         found = len(report.poisoned_classes)
-        where = f"trigger in {found:,} of {_count(data.classes, 'class', 'classes')}"
+        where = f"trigger in {found:,} of {count_words(data.classes, 'class', 'classes')}"
         flagged = f"{len(report.flagged):,} of {data.samples:,} samples flagged ({share:.1%})"
         _print_badge(console, "POISONED", "bold white on red", f"{where}; {flagged}")
         if report.status == "incomplete":
@@ -59,8 +70,8 @@ def render_verdict(report: ScanReport, console: Console) -> None:
         counts = f"no trigger found, but {_unread(report)} could not be read: not cleared"
         _print_badge(console, "INCOMPLETE", "bold black on yellow", counts)
     else:
-        counts = f"no trigger found in {_count(data.samples, 'sample')} of {_count(data.classes, 'class', 'classes')}"
-        _print_badge(console, "CLEAN", "bold black on green", counts)
+        counts = f"{count_words(data.samples, 'sample')} of {count_words(data.classes, 'class', 'classes')}"
+        _print_badge(console, "CLEAN", "bold black on green", f"no trigger found in {counts}")
 
 
 def _print_badge(console: Console, word: str, style: str, rest: str) -> None:
@@ -73,8 +84,8 @@ def _print_dataset(report: ScanReport, console: Console, *, verbose: bool) -> No
     height, width, _ = data.image_shape
     facts = [
         ", ".join(printable(source) for source in data.sources[:3]) + (", ..." if len(data.sources) > 3 else ""),
-        f"{_count(len(data.shards), 'shard')}, {_count(data.samples, 'sample')}, "
-        f"{_count(data.classes, 'class', 'classes')}, scanned at {height} x {width}",
+        f"{count_words(len(data.shards), 'shard')}, {count_words(data.samples, 'sample')}, "
+        f"{count_words(data.classes, 'class', 'classes')}, scanned at {height} x {width}",
         f"{printable(str(report.config.get('preset', '')))} settings, seed {report.seed}, "
         f"{printable(report.device)}, data {data.digest if verbose else data.digest[:12]}".strip(),
     ]
@@ -99,13 +110,13 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
     table = _table(console, "Class", ">Samples", ">Flagged", ">p-value", ">Attack", "Trigger", ">Blend")
     for c in shown:
         table.add_row(
-            Text(_class_words(c), "bold red" if c.poisoned else ""),
+            Text(class_words(c), "bold red" if c.poisoned else ""),
             f"{c.samples:,}",
             f"{c.flagged:,}",
-            _p_value(c.p_value),
-            _percent(c.attack_success_rate),
-            "-" if c.trigger is None else _trigger_words(c.trigger, report.dataset.image_shape),
-            "-" if c.trigger is None else _blend(c.trigger),
+            p_value_words(c.p_value),
+            percent(c.attack_success_rate),
+            "-" if c.trigger is None else trigger_words(c.trigger, report.dataset.image_shape),
+            "-" if c.trigger is None else blend_words(c.trigger),
         )
     lines: list[RenderableType] = [table]
     if len(poisoned) > len(shown):
@@ -113,21 +124,6 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
     if others := 0 if verbose else len(report.classes) - len(poisoned):
         lines.append(Text(f"{others} other {'class' if others == 1 else 'classes'}: nothing found", "dim"))
     return Group(*lines)
-
-
-def _trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:
-    _, _, height, width = trigger.bbox
-    return f"{height} x {width} {place_words(trigger.bbox, shape)}"
-
-
-def place_words(bbox: tuple[int, int, int, int], shape: tuple[int, int, int]) -> str:
-    """Return where a box lies in words: "bottom right", "centre", "whole image"."""
-    top, left, height, width = bbox
-    if height * width > 0.7 * shape[0] * shape[1]:
-        return _WHOLE
-    row = ("top", "", "bottom")[min(2, int(3 * (top + height / 2) / shape[0]))]
-    column = ("left", "", "right")[min(2, int(3 * (left + width / 2) / shape[1]))]
-    return f"{row} {column}".strip() or "centre"
 
 
 # the pictures ---------------------------------------------------------------------------------------------------
@@ -155,12 +151,12 @@ def _card(c: ClassReport, trigger: TriggerReport, report: ScanReport, console: C
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    facts.add_row("turns", Text(_attack_words(c.attack_success_rate)))
-    facts.add_row("into", Text(_class_words(c), "bold red"))
+    facts.add_row("turns", Text(attack_words(c.attack_success_rate)))
+    facts.add_row("into", Text(class_words(c), "bold red"))
     place = place_words(trigger.bbox, report.dataset.image_shape)
     facts.add_row("size", f"{height} x {width} px, {trigger.pixels:,} in the mask")
-    facts.add_row("place", place if place == _WHOLE else f"{place}: row {top}, column {left}")
-    facts.add_row("blend", _blend(trigger))
+    facts.add_row("place", place if place == WHOLE_IMAGE else f"{place}: row {top}, column {left}")
+    facts.add_row("blend", blend_words(trigger))
     grid = Table.grid(padding=(0, 2))
     grid.add_row(*_pictures(trigger, console, 24), facts)
     return grid
@@ -169,7 +165,7 @@ def _card(c: ClassReport, trigger: TriggerReport, report: ScanReport, console: C
 def _gallery(found: Sequence[tuple[ClassReport, TriggerReport]], console: Console) -> RenderableType:
     side = 10
     cells = [
-        Group(Text(_class_words(c), "bold red", no_wrap=True, overflow="ellipsis"), _side_by_side(t, console, side))
+        Group(Text(class_words(c), "bold red", no_wrap=True, overflow="ellipsis"), _side_by_side(t, console, side))
         for c, t in found
     ]
     # letters take 12 columns at this side, two pictures and their gap 24; names want some room as well
@@ -195,7 +191,7 @@ def _pictures(trigger: TriggerReport, console: Console, side: int) -> list[Text]
         return [Text(f"(no picture: {printable(str(error))})", "dim")]
     if not _draws(console):
         return [draw_letters(picture, side * 2 // 3)]
-    if place_words(trigger.bbox, (*picture.mask.shape, 3)) == _WHOLE:
+    if place_words(trigger.bbox, (*picture.mask.shape, 3)) == WHOLE_IMAGE:
         return [draw_trigger(picture, side)]
     return [draw_trigger(picture, side), draw_place(picture, min(side, 16))]
 
@@ -208,7 +204,7 @@ def _print_flagged(report: ScanReport, console: Console, *, verbose: bool) -> No
     shown = sorted(report.flagged, key=lambda sample: -sample.score)[:count]
     if not shown:
         return
-    names = {c.label: _class_words(c) for c in report.classes}
+    names = {c.label: class_words(c) for c in report.classes}
     table = _table(console, "Sample", "Label", ">Score", "Looks like")
     for sample in shown:
         suggested = sample.suggested_label
@@ -286,13 +282,13 @@ def _time_words(report: ScanReport) -> str:
     stages = [stage for stage in STAGES if stage in report.timings]
     total = report.timings.get("total", sum(report.timings[stage] for stage in stages))
     parts = ", ".join(f"{stage.replace('_', ' ')} {report.timings[stage]:.1f}" for stage in stages)
-    took = f"{_seconds(total)} ({parts})" if parts else _seconds(total)
+    took = f"{seconds_words(total)} ({parts})" if parts else seconds_words(total)
     if report.from_cache:
         return f"From the cache (--refresh scans again); the scan took {took}"
     return f"Took {took}"
 
 
-# words ----------------------------------------------------------------------------------------------------------
+# what fits the console ------------------------------------------------------------------------------------------
 
 
 def _table(console: Console, *headers: str) -> Table:
@@ -313,34 +309,6 @@ def _draws(console: Console) -> bool:
     return _has_colour(console) and not console.options.ascii_only
 
 
-def _class_words(c: ClassReport) -> str:
-    return str(c.label) if c.name in ("", str(c.label)) else f"{c.label} {printable(c.name)}"
-
-
 def _unread(report: ScanReport) -> str:
     shards = sum(shard.status != "complete" for shard in report.dataset.shards)
-    return _count(len(report.skipped), "entry", "entries") if report.skipped else _count(shards, "shard")
-
-
-def _attack_words(rate: float | None) -> str:
-    return "other images" if rate is None else f"{_percent(rate)} of other images"
-
-
-def _blend(trigger: TriggerReport) -> str:
-    return "?" if trigger.blend_factor is None else f"{trigger.blend_factor:.0%}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
-
-
-def _p_value(p: float | None) -> str:
-    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p > 0 else "0"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return count_words(len(report.skipped), "entry", "entries") if report.skipped else count_words(shards, "shard")

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from vbdguard.cli.consoles import make_console
 from vbdguard.cli.main import COMMANDS
-from vbdguard.cli.terminal import place_words, render, render_verdict
+from vbdguard.cli.terminal import render, render_verdict
+from vbdguard.cli.wording import place_words
 from vbdguard.report import ScanReport, SkippedSample
 
 MakeReport = Callable[..., ScanReport]
