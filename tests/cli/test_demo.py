@@ -1,0 +1,103 @@
+"""The demo as a person runs it; the full set takes two minutes, a smaller one shows the same."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from vbdguard.cli import demo as demo_module
+from vbdguard.cli.demo import tell_the_story
+from vbdguard.cli.demo_data import DemoSet
+from vbdguard.cli.main import main
+from vbdguard.progress import Silent
+from vbdguard.report import ScanReport
+from vbdguard.sources.base import RawSample
+from vbdguard.sources.opening import open_source
+
+SMALL = DemoSet(per_class=200)
+
+
+def told(root: Path, demo_set: DemoSet = SMALL) -> tuple[bool, str]:
+    text = io.StringIO()
+    succeeded = tell_the_story(demo_set, root, Console(file=text, width=100), Silent())
+    return succeeded, text.getvalue()
+
+
+def count(folder: Path) -> int:
+    return sum(isinstance(item, RawSample) for shard in open_source(str(folder)).shards for item in shard.read())
+
+
+def test_the_demo_finds_its_trigger_and_keeps_the_clean_samples(tmp_path: Path) -> None:
+    succeeded, text = told(tmp_path)
+    assert succeeded, text
+    assert "no alarm" in text
+    assert "against the truth:" in text
+    assert count(tmp_path / "clean") == count(tmp_path / "poisoned") == len(SMALL)
+    kept = count(tmp_path / "kept")
+    assert f"{kept:,} samples kept" in text
+    assert len(SMALL) * 0.85 < kept < len(SMALL) * 0.95
+
+
+def blind(scan: Callable[..., ScanReport]) -> Callable[..., ScanReport]:
+    """A scanner that overlooks everything."""
+
+    def overlooking(*arguments: object, **settings: object) -> ScanReport:
+        report = scan(*arguments, **settings)
+        calm = tuple(replace(entry, poisoned=False, flagged=0, trigger=None) for entry in report.classes)
+        return replace(report, verdict="clean", classes=calm, flagged=())
+
+    return overlooking
+
+
+def test_a_scanner_that_misses_the_trigger_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vbdguard.scanner
+
+    monkeypatch.setattr("vbdguard.scanner.scan", blind(vbdguard.scanner.scan))
+    succeeded, text = told(tmp_path, DemoSet(per_class=60))
+    assert not succeeded
+    assert "MISSED" in text
+    assert "recall 0.0%" in text
+
+
+@pytest.mark.parametrize(("succeeded", "code"), [(True, 0), (False, 1)])
+def test_the_outcome_is_the_exit_code_and_the_folder_is_removed(
+    monkeypatch: pytest.MonkeyPatch, succeeded: bool, code: int
+) -> None:
+    folders: list[Path] = []
+
+    def story(demo_set: DemoSet, root: Path, console: Console, progress: object) -> bool:
+        assert root.is_dir()
+        folders.append(root)
+        return succeeded
+
+    monkeypatch.setattr(demo_module, "tell_the_story", story)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == code
+    assert "The data are gone again." in result.stdout
+    assert "vbdguard scan SOURCE" in result.stdout
+    assert not folders[0].exists()
+
+
+@pytest.mark.parametrize("arguments", [["--keep"], ["--dir", "drill"]])
+def test_the_data_stay_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    folders: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(demo_module, "tell_the_story", lambda _, root, *__: not folders.append(root))
+    result = CliRunner().invoke(main, ["demo", *arguments])
+    assert result.exit_code == 0, result.output
+    assert folders[0].is_dir()
+    assert f"vbdguard scan {folders[0]}/poisoned" in result.stdout
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    result = CliRunner().invoke(main, ["demo", "--dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
