@@ -23,7 +23,9 @@ MAX_HEADER_DATA = 1 << 20
 _ZEROS = bytes(BLOCK)
 _SKIP = 1 << 20
 
-_REGULAR = b"0\0007"
+_OLD_REGULAR = b"\0"
+_REGULAR = b"07" + _OLD_REGULAR
+_FOLDER = b"5"
 _WITHOUT_DATA = b"123456"
 """Links, devices, folders and pipes: readers assume no data behind them, whatever size they state."""
 
@@ -56,7 +58,7 @@ def iter_files(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[T
         ReadError: "truncated", "corrupt" or "unsupported"; whatever was yielded before stands.
     """
     while (header := _next_member(stream)) is not None:
-        if header.kind not in _REGULAR or header.name.endswith("/"):
+        if header.kind not in _REGULAR:
             _skip(stream, _padded(header.size), header.name)
             continue
         data = None
@@ -106,6 +108,12 @@ def _apply(header: _Header, extra: dict[str, str]) -> _Header:
         raise ReadError("unsupported", f"{header.name}: sparse members are not read; pack the archive without --sparse")
     if header.kind in _WITHOUT_DATA:
         return _Header(extra.get("path", header.name), 0, header.kind)
+    if header.kind == _OLD_REGULAR and header.name.endswith("/"):
+        # Before there were types, a slash at the end made a folder. Readers disagree on whether a long name or
+        # content behind it makes it a file after all.
+        if header.size or "path" in extra:
+            raise ReadError("corrupt", f"expected a file or a folder, {header.name} claims to be both")
+        return _Header(header.name, 0, _FOLDER)
     if not extra:
         return header
     size = extra.get("size", str(header.size))
@@ -163,7 +171,9 @@ def _pax_records(data: bytes) -> dict[str, str]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or end > len(data) or data[end - 1 : end] != b"\n":
             raise ReadError("corrupt", f"expected a pax record, got {data[position : position + 32]!r}")
-        records[_text(key)] = _text(value)
+        # Unlike the fields of a header, a record is not cut at a NUL; a path loses the slash of a folder.
+        text = value.decode("utf-8", "backslashreplace")
+        records[_text(key)] = text.rstrip("/") if key == b"path" else text
         position = end
     return records
 

@@ -1,0 +1,220 @@
+"""The header pass: the same members as Python's tarfile on whole archives, a word for every kind of damage."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vbdguard.errors import ReadError
+from vbdguard.sources import tar_members
+from vbdguard.sources.tar_members import BLOCK, iter_files, looks_like_tar
+
+
+def archive(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def members_of(data: bytes) -> list[tuple[str, bytes | None]]:
+    return [(one.name, one.data) for one in iter_files(io.BytesIO(data), lambda _: True)]
+
+
+def names_and_reason(data: bytes) -> tuple[list[str], str]:
+    names: list[str] = []
+    try:
+        for one in iter_files(io.BytesIO(data), lambda _: True):
+            names.append(one.name)
+    except ReadError as error:
+        return names, error.reason
+    return names, "whole"
+
+
+THREE = [("a.jpg", b"x" * 700), ("b.jpg", b"y" * 512), ("c.jpg", b"")]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_of_tarfile_in_every_format(form: int) -> None:
+    long = "deep/" * 30 + "name.jpg"
+    members = [*THREE, (long, b"z"), ("ü/é.png", b"q")]
+    assert members_of(archive(members, form)) == members
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(
+                st.sampled_from("ab./\0\n é") | st.characters(exclude_categories=("Cs",)), min_size=1, max_size=140
+            ),
+            st.binary(max_size=1100),
+        ),
+        max_size=5,
+    ),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_archive_reads_as_tarfile_reads_it(members: list[tuple[str, bytes]], form: int) -> None:
+    data = archive(members, form)
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
+        expected = [(info.name, tar.extractfile(info).read()) for info in tar if info.isreg()]  # type: ignore[union-attr]
+    assert members_of(data) == expected
+
+
+def test_links_folders_and_devices_are_passed_over() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo("a.jpg")
+            info.type, info.linkname = kind, "b.jpg"
+            tar.addfile(info)
+        info = tarfile.TarInfo("b.jpg")
+        tar.addfile(info)
+    assert members_of(buffer.getvalue()) == [("b.jpg", b"")]
+
+
+def test_unwanted_content_is_not_read_into_memory() -> None:
+    files = list(iter_files(io.BytesIO(archive(THREE)), lambda name: name == "b.jpg"))
+    assert [(one.name, one.size, one.data is None) for one in files] == [
+        ("a.jpg", 700, True),
+        ("b.jpg", 512, False),
+        ("c.jpg", 0, True),
+    ]
+
+
+def test_member_over_the_cap_is_named_without_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_members, "MAX_MEMBER", 600)
+    assert [(name, data is None) for name, data in members_of(archive(THREE))] == [
+        ("a.jpg", True),
+        ("b.jpg", False),
+        ("c.jpg", False),
+    ]
+
+
+BODY = archive(THREE)
+END_OF_MEMBERS = 3 * BLOCK + 2 * BLOCK + BLOCK  # three headers, 700 bytes in two blocks, 512 in one
+
+
+@pytest.mark.parametrize(
+    ("data", "seen", "reason"),
+    [
+        pytest.param(BODY[:1000], [], "truncated", id="inside content"),
+        pytest.param(BODY[: 3 * BLOCK], ["a.jpg"], "truncated", id="at a member boundary"),
+        pytest.param(BODY[: 3 * BLOCK + 100], ["a.jpg"], "truncated", id="inside a header"),
+        pytest.param(BODY[:END_OF_MEMBERS], ["a.jpg", "b.jpg", "c.jpg"], "truncated", id="no end blocks"),
+        pytest.param(BODY[: END_OF_MEMBERS + BLOCK], ["a.jpg", "b.jpg", "c.jpg"], "truncated", id="one end block"),
+        pytest.param(b"", [], "truncated", id="empty file"),
+        pytest.param(BODY + BODY, ["a.jpg", "b.jpg", "c.jpg"], "corrupt", id="second archive"),
+        pytest.param(BODY + b"hidden", ["a.jpg", "b.jpg", "c.jpg"], "corrupt", id="trailing bytes"),
+        pytest.param(
+            BODY[: 3 * BLOCK] + bytes(1024) + BODY[3 * BLOCK :], ["a.jpg"], "corrupt", id="zeros in the middle"
+        ),
+        pytest.param(
+            BODY[: 3 * BLOCK] + bytes(512) + BODY[3 * BLOCK :], ["a.jpg"], "corrupt", id="one zero block inside"
+        ),
+        pytest.param(
+            BODY[: 3 * BLOCK] + b"X" + BODY[3 * BLOCK + 1 :], ["a.jpg"], "corrupt", id="header checksum in the middle"
+        ),
+        pytest.param(b"no tar at all" * 100, [], "corrupt", id="not a tar"),
+    ],
+)
+def test_damage_is_named_after_what_came_before(data: bytes, seen: list[str], reason: str) -> None:
+    assert names_and_reason(data) == (seen, reason)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_cut_passes_for_a_whole_archive(data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, END_OF_MEMBERS + 2 * BLOCK - 1))
+    assert names_and_reason(BODY[:cut])[1] == "truncated"
+
+
+def edited(data: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """Change the first header and give it a right checksum again."""
+    block = bytearray(data[:BLOCK])
+    change(block)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + data[BLOCK:]
+
+
+def test_negative_or_senseless_sizes_are_corrupt() -> None:
+    def negative(block: bytearray) -> None:
+        block[124:136] = b"\xff" * 12
+
+    def senseless(block: bytearray) -> None:
+        block[124:136] = b"0o17_7+1\0\0\0\0"
+
+    assert names_and_reason(edited(BODY, negative)) == ([], "corrupt")
+    assert names_and_reason(edited(BODY, senseless)) == ([], "corrupt")
+
+
+def test_base_256_size_is_read() -> None:
+    def change(block: bytearray) -> None:
+        block[124:136] = b"\x80" + (700).to_bytes(11, "big")
+
+    assert names_and_reason(edited(BODY, change)) == (["a.jpg", "b.jpg", "c.jpg"], "whole")
+
+
+def test_sparse_member_is_unsupported_not_misread() -> None:
+    def change(block: bytearray) -> None:
+        block[156:157] = b"S"
+
+    assert names_and_reason(edited(BODY, change)) == ([], "unsupported")
+
+
+def test_oversized_extended_header_is_refused_before_it_is_read() -> None:
+    def change(block: bytearray) -> None:
+        block[156:157] = b"L"
+        block[124:136] = b"77777777777\0"
+
+    assert names_and_reason(edited(BODY, change)) == ([], "corrupt")
+
+
+def test_member_that_is_a_file_to_one_reader_and_a_folder_to_another_is_refused() -> None:
+    def change(block: bytearray) -> None:
+        block[156:157] = b"\0"
+        block[:6] = b"a.jpg/"
+
+    assert names_and_reason(edited(BODY, change)) == ([], "corrupt")
+
+
+def test_old_folder_is_passed_over() -> None:
+    def change(block: bytearray) -> None:
+        block[156:157] = b"\0"
+        block[:6] = b"a.jpg/"
+
+    empty = archive([("a.jpg", b""), ("b.jpg", b"")])
+    assert names_and_reason(edited(empty, change)) == (["b.jpg"], "whole")
+
+
+def test_pax_size_replaces_the_headers() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size, info.pax_headers = 3, {"size": "3", "comment": "x"}
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert members_of(buffer.getvalue()) == [("a.jpg", b"abc")]
+
+
+def test_two_names_for_one_member_are_refused() -> None:
+    long = archive([("n" * 120, b"1")], tarfile.GNU_FORMAT)
+    pax = archive([("p" * 120, b"1")], tarfile.PAX_FORMAT)
+    # GNU long name (header + one block), then the pax header (header + one block), then the member
+    assert names_and_reason(long[: 2 * BLOCK] + pax) == ([], "corrupt")
+
+
+def test_tar_is_told_by_magic_or_checksum() -> None:
+    assert looks_like_tar(BODY)
+    old = edited(BODY, lambda block: block.__setitem__(slice(257, 265), bytes(8)))
+    assert looks_like_tar(old)
+    assert not looks_like_tar(b"\x89PNG" * 200)
+    assert not looks_like_tar(BODY[:300])
