@@ -13,7 +13,7 @@ from vbdguard.errors import NothingToScanError, SourceError
 from vbdguard.sources.base import Shard
 from vbdguard.sources.files import is_url, local_path
 
-MAX_SHARDS = 1_000_000
+MAX_SHARDS = 100_000
 """A pattern of more is a slip of the hand: `{0..999999999}` would fill the memory before the first read."""
 
 

@@ -1,0 +1,156 @@
+"""From encoded bytes to the canonical uint8 RGB image, without trusting the bytes.
+
+The rule, version `DECODE_RULE` (it enters every store key, with the decoder's own version):
+
+- JPEG, PNG, WEBP, BMP, TIFF, PPM and GIF, told by content; of several frames the first. Nothing else is
+  opened: Pillow sniffs content, and an EPS file named `.jpg` would start Ghostscript.
+- Grey is replicated to three channels; palette, CMYK and YCbCr become RGB; alpha is dropped as
+  `convert("RGB")` drops it, since that is what trainers see.
+- 16-bit samples keep their high byte. (Pillow's own I;16 -> RGB clips at 255 and turns most pixels white.)
+  32-bit integer and float images have no fixed white and are refused.
+- The EXIF orientation is not applied: neither torchvision nor webdataset applies it.
+- Everything is resized to one (H, W) without keeping the aspect ratio, so a trigger at a fixed relative place
+  stays at one place. Axes that shrink use area averaging (Pillow's BOX: it keeps the mean contrast of a small
+  patch and does not ring), axes that grow use BILINEAR. JPEG is decoded in full: `draft()` would lose
+  high-frequency triggers.
+- An image of more than `MAX_PIXELS` by its header is refused before it is decoded; a truncated one is refused
+  even where the process has set `ImageFile.LOAD_TRUNCATED_IMAGES`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import __version__ as pillow_version
+
+from vbdguard.errors import ReadError
+from vbdguard.sources.files import LFS_MAGIC
+
+DECODE_RULE = "1"
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+MAX_PIXELS = 89_478_485
+"""Pillow's own threshold of suspicion: a quarter of a gigabyte as RGB."""
+
+
+def decoder_id() -> str:
+    """Return the rule and the libraries that carry it out, as one word for store keys."""
+    return f"rule{DECODE_RULE}-pillow{pillow_version}-jpeg{features.version('libjpeg_turbo')}"
+
+
+def decode_image(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Return the canonical pixels of one image.
+
+    Args:
+        image: an encoded file, or uint8 pixels (H, W) or (H, W, C), C = 1, 3 or 4.
+        size: height and width of the result in pixels; None keeps the image's own.
+
+    Returns:
+        uint8 (H, W, 3), RGB, C-contiguous.
+
+    Raises:
+        ReadError: "undecodable", "truncated", "too-large", "unsupported-mode" or "git-lfs-pointer".
+    """
+    if isinstance(image, np.ndarray):
+        pixels = _rgb_from_array(image)
+        return pixels if size in (None, pixels.shape[:2]) else np.array(_resize(Image.fromarray(pixels), size))
+    with _strict_pillow(image):
+        return np.array(_resize(_to_rgb(_open(image)), size))
+
+
+def image_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
+    """Return height and width in pixels, read from the header alone.
+
+    Raises:
+        ReadError: as `decode_image`, as far as the header shows it.
+    """
+    if isinstance(image, np.ndarray):
+        return _rgb_from_array(image).shape[:2]
+    with _strict_pillow(image):
+        opened = _open(image)
+        return opened.height, opened.width
+
+
+def _open(data: bytes) -> Image.Image:
+    opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    if opened.width * opened.height > MAX_PIXELS:
+        raise _too_large(f"{opened.width} x {opened.height} pixels")
+    return opened
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # Pillow scales a PPM of more than 8 bits to 0..65535 and calls it "I".
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ReadError(
+            "unsupported-mode",
+            f"expected at most 16 bits a channel, got a {image.format} of mode {image.mode} whose white is not "
+            "defined; store it as 8-bit PNG",
+        )
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or size == (image.height, image.width):
+        return image
+    height, width = size
+    shrunk = (min(width, image.width), min(height, image.height))
+    if shrunk != image.size:
+        image = image.resize(shrunk, Image.Resampling.BOX)
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _rgb_from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise ReadError(
+            "undecodable",
+            f"expected uint8 pixels (H, W) or (H, W, 1, 3 or 4), got {pixels.dtype} {pixels.shape}",
+        )
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise _too_large(f"{pixels.shape[1]} x {pixels.shape[0]} pixels")
+    rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)) if pixels.shape[2] == 1 else pixels[..., :3]
+    return np.array(rgb, order="C")
+
+
+@contextmanager
+def _strict_pillow(data: bytes) -> Iterator[None]:
+    """Hold Pillow to the rule above and turn whatever it raises into a `ReadError`."""
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (ReadError, KeyboardInterrupt):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
+        raise _too_large(str(error) or "more than the memory holds") from error
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, IndexError...
+        raise _undecodable(data, error) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _undecodable(data: bytes, error: Exception) -> ReadError:
+    if data.startswith(LFS_MAGIC):
+        return ReadError("git-lfs-pointer", "expected an image, got a Git LFS pointer; run `git lfs pull`")
+    if isinstance(error, UnidentifiedImageError):
+        expected = f"expected an image ({', '.join(FORMATS)})"
+        return ReadError("undecodable", f"{expected}, got {len(data)} bytes that begin with {data[:16]!r}")
+    reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
+    return ReadError(reason, f"expected a whole image, got {len(data)} bytes: {type(error).__name__}: {error}")
+
+
+def _too_large(what: str) -> ReadError:
+    return ReadError("too-large", f"expected at most {MAX_PIXELS} pixels, got {what}; shrink it or leave it out")

@@ -1,0 +1,95 @@
+"""The identities that the guard trusts: of a sample, and of a data set.
+
+Keys repeat and shards are renamed; content and label decide. Everything hashed is framed by a domain tag
+and lengths, so that no two different things are ever the same bytes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from struct import pack
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+DIGEST_BYTES = 32
+
+_SAMPLE_TAG = b"vbdguard sample 1\0"
+_SKIPPED_TAG = b"vbdguard skipped 1\0"
+_SEQUENCE_TAG = b"vbdguard sequence 1\0"
+_DATASET_TAG = b"vbdguard dataset 1\0"
+
+
+def sample_digest(image: bytes | NDArray[np.uint8], label: int | str) -> bytes:
+    """Return the 32-byte BLAKE3 digest of an image and its label.
+
+    The label is hashed as text, so the class number 3 and the class name "3" are one label.
+
+    Args:
+        image: an encoded file, or uint8 pixels of any shape (hashed with the shape).
+        label: a class number or a class name.
+
+    Raises:
+        TypeError: if pixels are not uint8, or the label is neither a whole number nor text.
+    """
+    text = (label if isinstance(label, str) else str(operator.index(label))).encode("utf-8", "surrogatepass")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise TypeError(f"expected uint8 pixels, got {image.dtype}")
+        frame = pack(f"<cQ{image.ndim}Q", b"P", image.ndim, *image.shape)
+        content = image.tobytes()
+    else:
+        frame = pack("<cQ", b"F", len(image))
+        content = image
+    hasher = blake3(_SAMPLE_TAG + pack("<Q", len(text)) + text + frame)
+    hasher.update(content)
+    return hasher.digest()
+
+
+def skipped_digest(reason: str, content: bytes) -> bytes:
+    """Return a 32-byte identity of an entry whose image or label could not be read.
+
+    Args:
+        reason: the fixed word of the report, such as "no-label".
+        content: what is known of it: the digest of the shard that holds it, else its key.
+    """
+    word = reason.encode()
+    return blake3(_SKIPPED_TAG + pack("<QQ", len(word), len(content)) + word + content).digest()
+
+
+def sequence_digest(parts: Iterable[bytes]) -> str:
+    """Return the hex digest of byte strings in their order."""
+    hasher = blake3(_SEQUENCE_TAG)
+    for part in parts:
+        hasher.update(pack("<Q", len(part)))
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def dataset_digest(digests: NDArray[np.uint8], skipped: Iterable[bytes] = ()) -> str:
+    """Return the hex digest of a data set, whatever the order of its samples and shards.
+
+    Args:
+        digests: uint8 (N, 32), `sample_digest` of every sample whose bytes and label were read, in any order.
+            Samples that later turn out undecodable belong here too: the digest names the data, not the decoder.
+        skipped: `skipped_digest` of every other entry, in any order.
+
+    Raises:
+        ValueError: if `digests` is not (N, 32).
+    """
+    if digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+        raise ValueError(f"expected digests of shape (N, {DIGEST_BYTES}), got {digests.shape}")
+    left_out = sorted(skipped)
+    hasher = blake3(_DATASET_TAG + pack("<QQ", len(digests), len(left_out)))
+    hasher.update(digests[digest_order(digests)].tobytes())
+    hasher.update(b"".join(left_out))
+    return hasher.hexdigest()
+
+
+def digest_order(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the indices (N,) that sort digests (N, 32) as bytes; equal digests keep their order."""
+    # Big-endian words compare as the bytes do; lexsort is stable and takes its first key last.
+    words = np.ascontiguousarray(digests).view(">u8").reshape(len(digests), DIGEST_BYTES // 8)
+    return np.lexsort(words.T[::-1]).astype(np.int64)
