@@ -1,0 +1,1 @@
+"""Where the passes over shards run."""
