@@ -1,0 +1,143 @@
+"""Segments on disk: written once and whole, or not at all; damage is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vbdguard.errors import CacheError
+from vbdguard.ingest import segments
+from vbdguard.ingest.segments import (
+    DamagedSegmentError,
+    SegmentWriter,
+    SkippedEntry,
+    load_segment,
+    open_pixels,
+    remove_segment,
+    segment_key,
+    staging_area,
+)
+
+SKIPPED = SkippedEntry("/x", "no-label", "détail", "00" * 32, was_read=False, is_shard=False)
+
+
+def build(store: Path, count: int = 3, name: str = "one", fill: int = 0) -> Path:
+    target = store / "segments" / name
+    with staging_area(store) as staging:
+        writer = SegmentWriter(staging / "w", (4, 5))
+        for number in range(count):
+            pixels = np.full((4, 5, 3), (number + fill) % 256, np.uint8)
+            writer.add(f"/k{number}", "cät" if number % 2 else number, bytes([number % 256]) * 32, pixels)
+        writer.commit(target, [SKIPPED])
+        writer.close()
+    return target
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 256, 257, 1000])
+def test_what_was_written_is_read_back(tmp_path: Path, count: int) -> None:
+    segment = load_segment(build(tmp_path, count), (4, 5))
+    assert segment is not None
+    assert segment.keys == tuple(f"/k{number}" for number in range(count))
+    assert segment.labels == tuple("cät" if number % 2 else number for number in range(count))
+    assert segment.skipped == (SKIPPED,)
+    pixels = open_pixels(segment.path)
+    assert pixels.shape == (count, 4, 5, 3)
+    assert not pixels.flags.writeable
+    np.testing.assert_array_equal(pixels[:, 0, 0, 0], np.arange(count) % 256)
+    np.testing.assert_array_equal(segment.digests[:, 7], np.arange(count) % 256)
+
+
+def test_missing_segment_is_none(tmp_path: Path) -> None:
+    assert load_segment(tmp_path / "segments" / "none", (4, 5)) is None
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "digests.npy", "samples.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
+def test_damage_to_any_file_is_seen(tmp_path: Path, name: str, damage: str) -> None:
+    path = build(tmp_path) / name
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": bytes(data), "cut": bytes(data[:-7]), "empty": b""}[damage])
+    with pytest.raises(DamagedSegmentError):
+        load_segment(path.parent, (4, 5))
+
+
+def test_segment_of_another_size_is_damaged(tmp_path: Path) -> None:
+    with pytest.raises(DamagedSegmentError, match="expected 3 images"):
+        load_segment(build(tmp_path), (5, 4))
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    np.save(path / "digests.npy", np.array([print], dtype=object), allow_pickle=True)
+    manifest = json.loads((path / "samples.json").read_bytes())
+    manifest["body"]["checksums"]["digests.npy"] = segments.file_digest(str(path / "digests.npy"))
+    manifest["checksum"] = segments._checksum(manifest["body"])
+    (path / "samples.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedSegmentError, match="allow_pickle"):
+        load_segment(path, (4, 5))
+
+
+def test_nothing_is_left_of_what_was_not_committed(tmp_path: Path) -> None:
+    def abandon() -> None:
+        with staging_area(tmp_path) as staging:
+            writer = SegmentWriter(staging / "w", (4, 5))
+            writer.add("/k", 0, bytes(32), np.zeros((4, 5, 3), np.uint8))
+            writer.close()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        abandon()
+    assert list((tmp_path / "segments").iterdir()) == []
+
+
+def test_the_first_writer_wins(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    before = (path / "samples.json").stat().st_ino
+    assert build(tmp_path, fill=9) == path
+    assert (path / "samples.json").stat().st_ino == before
+    assert [entry.name for entry in (tmp_path / "segments").iterdir()] == ["one"]
+
+
+def test_removed_segment_is_gone_and_may_be_gone_already(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    remove_segment(path)
+    remove_segment(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_leftovers_of_killed_scans_are_swept_after_a_day(tmp_path: Path) -> None:
+    old, new = (tmp_path / "segments" / f".staging-{name}" for name in ("old", "new"))
+    old.mkdir(parents=True)
+    new.mkdir()
+    os.utime(old, (1, 1))
+    with staging_area(tmp_path):
+        assert not old.exists()
+        assert new.exists()
+
+
+def test_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="--cache-dir"), staging_area(tmp_path / "file"):
+        pass
+
+
+def test_key_depends_on_everything_the_content_follows_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {
+        segment_key("ab", image_size=(8, 9), label_key=None),
+        segment_key("ac", image_size=(8, 9), label_key=None),
+        segment_key("ab", image_size=(9, 8), label_key=None),
+        segment_key("ab", image_size=(8, 9), label_key="cls"),
+    }
+    monkeypatch.setattr("vbdguard.ingest.decode.DECODE_RULE", "2")
+    keys.add(segment_key("ab", image_size=(8, 9), label_key=None))
+    monkeypatch.setattr(segments, "SEGMENT_VERSION", 2)
+    keys.add(segment_key("ab", image_size=(8, 9), label_key=None))
+    assert len(keys) == 6

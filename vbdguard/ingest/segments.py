@@ -1,0 +1,263 @@
+"""Segments: what one shard became, on disk.
+
+`<store_dir>/segments/<key>/` holds `pixels.npy` uint8 (n, H, W, 3), `digests.npy` uint8 (n, 32) and
+`samples.json` (keys, labels, what was left out, checksums). The key names everything the content follows from, so
+a segment is written once and never changed: written aside, synced, renamed. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from vbdguard.errors import CacheError
+from vbdguard.ingest.decode import decoder_id
+from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
+from vbdguard.sources.files import file_digest
+
+SEGMENT_VERSION = 1
+"""Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
+_ROWS_PER_WRITE = 256
+_STAGING = ".staging-"
+_STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedEntry:
+    """What a shard held and nobody could read."""
+
+    key: str
+    reason: str
+    detail: str
+    identity: str
+    """Hex of 32 bytes: `sample_digest` where the bytes and the label were read, else `skipped_digest`."""
+    was_read: bool
+    is_shard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The small part of a segment; the pixels stay on disk."""
+
+    path: Path
+    digests: NDArray[np.uint8]
+    """(n, 32), in the shard's own order."""
+    keys: tuple[str, ...]
+    """As the source gives them, less the shard's name where they begin with it."""
+    labels: tuple[int | str, ...]
+    skipped: tuple[SkippedEntry, ...]
+
+
+class DamagedSegmentError(Exception):
+    """A segment that is there but is not what was written."""
+
+
+def segment_key(content: str, *, image_size: tuple[int, int], label_key: str | None) -> str:
+    """Return the name of the segment that a shard's content becomes.
+
+    Args:
+        content: hex digest of the shard's bytes, or over its samples.
+        image_size: canonical height and width.
+        label_key: where the labels were looked for.
+    """
+    parts = (SEGMENT_VERSION, content, list(image_size), decoder_id(), label_key)
+    return sequence_digest([json.dumps(part).encode() for part in parts])
+
+
+def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool = True) -> Segment | None:
+    """Return a segment, its checksums verified; None if there is none.
+
+    Args:
+        path: the segment's folder.
+        image_size: canonical height and width that it was made for.
+        check_pixels: whether to read the pixels too; a caller that has just done so need not.
+
+    Raises:
+        DamagedSegmentError: if it is not what was written.
+    """
+    if not path.is_dir():
+        return None
+    try:
+        stated = json.loads((path / "samples.json").read_bytes())
+        body = stated["body"]
+        if stated["checksum"] != _checksum(body):
+            raise DamagedSegmentError("samples.json does not match its checksum")
+        for name in ("pixels.npy", "digests.npy") if check_pixels else ("digests.npy",):
+            if file_digest(str(path / name)) != body["checksums"][name]:
+                raise DamagedSegmentError(f"{name} does not match its checksum")
+        digests: NDArray[np.uint8] = np.load(path / "digests.npy", allow_pickle=False)
+        count = len(body["keys"])
+        if open_pixels(path).shape != (count, *image_size, 3) or digests.shape != (count, DIGEST_BYTES):
+            raise DamagedSegmentError(f"expected {count} images of {image_size} and as many digests")
+        skipped = tuple(SkippedEntry(**entry) for entry in body["skipped"])
+        return Segment(path, digests, tuple(body["keys"]), tuple(body["labels"]), skipped)
+    except DamagedSegmentError:
+        raise
+    except Exception as error:  # whatever a damaged file makes json, numpy or a lookup raise
+        raise DamagedSegmentError(f"{type(error).__name__}: {error}") from error
+
+
+def open_pixels(path: Path) -> NDArray[np.uint8]:
+    """Return the read-only memory map uint8 (n, H, W, 3) of a segment's pixels."""
+    pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    return pixels
+
+
+@contextmanager
+def staging_area(store_dir: Path) -> Iterator[Path]:
+    """Yield a folder for half-written segments, beside the whole ones; it is gone afterwards, whatever happened.
+
+    Raises:
+        CacheError: if the store's folder cannot be written.
+    """
+    segments = store_dir / "segments"
+    staging = segments / f"{_STAGING}{uuid4().hex}"
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise CacheError(f"{segments} cannot be written: {error}; pass another --cache-dir") from error
+    try:
+        _sweep(segments)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sweep(segments: Path) -> None:
+    """Remove what scans that were killed left half-written a day ago or earlier."""
+    for leftover in segments.glob(f"{_STAGING}*"):
+        try:
+            is_stale = time.time() - leftover.stat().st_mtime > _STALE_SECONDS
+        except OSError:
+            continue
+        if is_stale:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+class SegmentWriter:
+    """Collects the samples of one shard in the staging area; memory stays bounded by a few hundred images.
+
+    Args:
+        folder: a folder to write in, made here.
+        image_size: canonical height and width.
+
+    Raises:
+        CacheError: if anything cannot be written.
+    """
+
+    def __init__(self, folder: Path, image_size: tuple[int, int]) -> None:
+        self._folder = folder
+        self._buffer = np.empty((_ROWS_PER_WRITE, *image_size, 3), np.uint8)
+        self._digests: list[bytes] = []
+        self._keys: list[str] = []
+        self._labels: list[int | str] = []
+        with _writing(folder):
+            folder.mkdir()
+            self._file = (folder / "pixels.npy").open("wb")
+            self._write_header(0)
+
+    def add(self, key: str, label: int | str, digest: bytes, pixels: NDArray[np.uint8]) -> None:
+        """Append one sample; pixels are uint8 (H, W, 3)."""
+        slot = len(self._keys) % _ROWS_PER_WRITE
+        self._buffer[slot] = pixels
+        if slot == _ROWS_PER_WRITE - 1:
+            with _writing(self._folder):
+                self._file.write(self._buffer.tobytes())
+        self._keys.append(key)
+        self._labels.append(label)
+        self._digests.append(digest)
+
+    def commit(self, target: Path, skipped: Sequence[SkippedEntry]) -> None:
+        """Finish the files and move them to `target`; if somebody else was first, theirs stays."""
+        with _writing(target):
+            self._finish_pixels()
+            self._write_digests()
+            self._write_samples(skipped)
+            _move(self._folder, target)
+
+    def close(self) -> None:
+        """Close the file; what was not committed goes with the staging area."""
+        self._file.close()
+
+    def _finish_pixels(self) -> None:
+        count = len(self._keys)
+        self._file.write(self._buffer[: count % _ROWS_PER_WRITE].tobytes())
+        self._file.seek(0)
+        self._write_header(count)
+        _sync(self._file)
+
+    def _write_digests(self) -> None:
+        digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, DIGEST_BYTES)
+        with (self._folder / "digests.npy").open("wb") as file:
+            np.save(file, digests, allow_pickle=False)
+            _sync(file)
+
+    def _write_samples(self, skipped: Sequence[SkippedEntry]) -> None:
+        body = {
+            "keys": self._keys,
+            "labels": self._labels,
+            "skipped": [asdict(entry) for entry in skipped],
+            "checksums": {name: file_digest(str(self._folder / name)) for name in ("pixels.npy", "digests.npy")},
+        }
+        with (self._folder / "samples.json").open("w", encoding="ascii") as file:
+            json.dump({"checksum": _checksum(body), "body": body}, file)
+            _sync(file)
+
+    def _write_header(self, count: int) -> None:
+        # numpy pads the header so that the first axis may grow in place: the length is the same for any count.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._buffer.shape[1:])}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def remove_segment(path: Path) -> None:
+    """Remove a damaged segment, in one step for whoever else looks at it."""
+    aside = path.with_name(f"{_STAGING}{uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(f"{path}: cannot write: {error}; free space, or pass another --cache-dir") from error
+
+
+def _move(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(folder)
+    if os.name == "posix":  # the rename itself must outlive a power cut
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return blake3(json.dumps(body, sort_keys=True).encode()).hexdigest()
