@@ -17,13 +17,125 @@ Preset = Literal["default", "paper"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleConfig:
+    """Stage 1: the simple poisoned models. The values are the published ones."""
+
+    architectures: tuple[tuple[int, ...], ...] = ((64,), (10, 10), (16, 16))
+    """Filters per block, one tuple per model."""
+    train_share: float = 0.8
+    """Share of each class that trains; the rest is the detection split (0: all samples do both)."""
+    epochs: int = 20
+    batch_size: int | None = None
+    """None: 256, or 64 for images of 64 pixels and more, as published."""
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "one-cycle"] = "constant"
+
+    def batch_size_for(self, image_shape: tuple[int, int, int], n_samples: int) -> int:
+        """Return the batch size for images of a shape, never more than there are samples."""
+        published = 64 if max(image_shape[:2]) >= 64 else 256
+        return max(1, min(self.batch_size or published, n_samples))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspectsConfig:
+    """Stage 2: the gradient test."""
+
+    top: int = 20
+    """Samples on each side of the test."""
+    min_top: int = 5
+    significance: float = 0.01
+    """Largest p-value that makes a class suspect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackCheckConfig:
+    """Stage 4: the attack success rate of a candidate, and the choice among the models' candidates."""
+
+    share: float = 0.1
+    """Share of the detection split's other classes that is patched."""
+    min_success_rate: float = 0.33
+    accuracy_weight: float = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorConfig:
+    """Stage 5: the detector of one trigger."""
+
+    filters: int = 32
+    dropout: float = 0.5
+    epochs: int = 20
+    batch_size: int = 256
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    blend_range: tuple[float, float] = (0.2, 1.0)
+    """Blend factors that patched samples are drawn with (published runs; the paper's text says 0.1 to 1)."""
+    pseudo_first: int = 6
+    """Pseudo-labels are renewed after each epoch from this one ..."""
+    pseudo_last: int = 12
+    """... to this one, counted from 1."""
+    min_accuracy: float = 0.75
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionDetectorConfig:
+    """Stage 5 of preset `default`: the detector of a trigger's neighbourhood."""
+
+    others: int = 6000
+    """Samples of other classes to learn from, at most."""
+    margin: int = 4
+    """Pixels around the trigger's bounding box."""
+    max_side: int = 16
+    """Longest side of the window in pixels."""
+    blend_range: tuple[float, float] = (0.1, 1.0)
+    filters: int = 32
+    dropout: float = 0.3
+    epochs: int = 10
+    rounds: int = 1
+    """How often the class's own samples are learned from."""
+    epochs_per_round: int = 6
+    batch_size: int = 256
+    lr: float = 3e-3
+    weight_decay: float = 1e-3
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCheckConfig:
+    """The second proof of preset `default`: flagged samples must be strangers in their class."""
+
+    architecture: tuple[int, ...] = (16, 16)
+    epochs: int = 2
+    max_ratio: float = 0.6
+    """Agreement among the flagged, as a share of that among the kept, from which on a class is cleared."""
+    significance: float = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
-    """The settings of stages 1 to 6 (placeholder until the stages land)."""
+    """The settings of stages 1 to 6."""
+
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    suspects: SuspectsConfig = field(default_factory=SuspectsConfig)
+    attack_check: AttackCheckConfig = field(default_factory=AttackCheckConfig)
+    detector: DetectorConfig | RegionDetectorConfig = field(default_factory=DetectorConfig)
+    label_check: LabelCheckConfig | None = None
+    """None: a class with a confirmed trigger is poisoned whatever its flagged samples look like."""
 
     @classmethod
     def preset(cls, name: Preset) -> MethodConfig:
         """Return the settings that a preset's name stands for."""
-        return cls()
+        if name == "paper":
+            return cls()
+        return cls(
+            # Two epochs already obey a trigger fully and know little else; all samples give evidence.
+            ensemble=EnsembleConfig(architectures=((64,), (16, 16)), epochs=2, train_share=1.0),
+            detector=RegionDetectorConfig(),
+            label_check=LabelCheckConfig(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +170,8 @@ class ScanConfig:
             raise ConfigError(f"preset must be one of {', '.join(get_args(Preset))}, got {self.preset!r}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
-        if isinstance(self.image_size, int):
-            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
-        if self.image_size is not None and not all(8 <= side <= 512 for side in self.image_size):
+        size = self.canonical_size
+        if size is not None and not all(8 <= side <= 512 for side in size):
             raise ConfigError(f"image_size must be 8 to 512 pixels a side, got {self.image_size}")
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")
@@ -68,15 +179,21 @@ class ScanConfig:
             object.__setattr__(self, "method", MethodConfig.preset(self.preset))
 
     @property
+    def canonical_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels, or None where the data decide."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
     def reading_jobs(self) -> int:
         """How many processes read: `jobs`, or one per core that this process may use."""
-        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.jobs:
+            return self.jobs
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that a result depends on, JSON-ready: everything but `jobs`, `seed` and `device`."""
         body = asdict(self)
         for name in ("jobs", "seed", "device"):
             del body[name]
-        if self.image_size is not None:
-            body["image_size"] = list(self.image_size)  # type: ignore[arg-type]  # resolved to a pair above
+        body["image_size"] = self.canonical_size and list(self.canonical_size)
         return body

@@ -1,0 +1,80 @@
+"""The images and labels that stages 1 to 6 look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PIXEL_CENTRE = 128
+"""Models see pixel - 128: small whole numbers, which bfloat16 still holds exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Decoded images of a training set with their (possibly poisoned) labels."""
+
+    images: Tensor
+    """uint8 (N, H, W, C), 0 to 255."""
+    labels: Tensor
+    """int64 (N,), 0 to K - 1."""
+    n_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels live."""
+        return self.images.device
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Return centred pixels, float32 (n, C, H, W) in [-128, 127], channels last in memory."""
+        return centred(self.images[indices])
+
+    def members(self, label: int) -> Tensor:
+        """Return the indices of the samples that bear a label, int64 (n,), ascending."""
+        return (self.labels == label).nonzero().squeeze(1)
+
+    def subset(self, indices: Tensor) -> Samples:
+        """Return the samples at the indices, in that order."""
+        return Samples(self.images[indices], self.labels[indices], self.n_classes)
+
+
+def centred(images: Tensor) -> Tensor:
+    """Return uint8 (n, H, W, C) images as centred float32 (n, C, H, W), channels last in memory."""
+    return images.to(torch.float32).sub_(PIXEL_CENTRE).permute(0, 3, 1, 2)
+
+
+def stratified_split(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split indices at random so that each class gives `share` of its samples to the first part.
+
+    Args:
+        labels: int64 (N,).
+        share: share of the first part, 0 to 1; rounded per class.
+        generator: CPU generator.
+
+    Returns:
+        Two int64 index tensors on the device of `labels`, each ascending; together all of 0 to N - 1.
+    """
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    by_class = order[labels[order].argsort(stable=True)]
+    counts = labels.bincount()
+    starts = counts.cumsum(0) - counts
+    rank = torch.arange(len(labels), device=labels.device) - starts.repeat_interleave(counts)
+    is_first = rank < (counts * share).round().to(torch.int64).repeat_interleave(counts)
+    return by_class[is_first].sort().values, by_class[~is_first].sort().values
+
+
+def shuffled_batches(indices: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices in random order, `batch_size` at a time, the last batch shorter."""
+    order = torch.randperm(len(indices), generator=generator).to(indices.device)
+    yield from indices[order].split(batch_size)

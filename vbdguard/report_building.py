@@ -1,0 +1,167 @@
+"""Turn what was read and what was found into the report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vbdguard import __version__
+from vbdguard.config import ScanConfig
+from vbdguard.ingest.reader import Ingested
+from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport, TriggerReport
+
+if TYPE_CHECKING:
+    from vbdguard.method.pipeline import ClassFinding, Detection
+    from vbdguard.method.trigger import TriggerCandidate
+
+_SCORE_DIGITS = 6
+
+
+def build_report(
+    ingested: Ingested, detection: Detection, config: ScanConfig, *, device: str, seconds: Mapping[str, float]
+) -> ScanReport:
+    """Return the report on a scan.
+
+    Args:
+        ingested: what was read.
+        detection: what stages 1 to 6 found, on the store's samples in the store's order.
+        config: the settings that ran.
+        device: the kind of device that computed.
+        seconds: wall-clock seconds per stage and in total.
+    """
+    flagged = _flagged(ingested, detection)
+    counts = defaultdict(int, {entry.label: 0 for entry in flagged})
+    for entry in flagged:
+        counts[entry.label] += 1
+    classes = tuple(_class_report(ingested, finding, counts) for finding in detection.classes)
+    return ScanReport(
+        status=ingested.status,
+        verdict="poisoned" if any(entry.poisoned for entry in classes) else "clean",
+        dataset=_dataset(ingested),
+        config=config.result_settings(),
+        seed=config.seed,
+        device=device,
+        classes=classes,
+        flagged=flagged,
+        skipped=ingested.skipped,
+        timings=_rounded(seconds),
+        environment=_environment(device),
+        tool={"name": "vbdguard", "version": __version__},
+    )
+
+
+def renew_report(cached: ScanReport, ingested: Ingested, *, seconds: Mapping[str, float]) -> ScanReport:
+    """Return a cached report under the names that the same data bear now.
+
+    The findings hang on digests; shards may have been renamed or cut anew since.
+    """
+    known = {entry.digest: entry for entry in cached.flagged}
+    store = ingested.store
+    flagged = (
+        replace(known[digest], key=store.keys[index])
+        for index, digest in enumerate(map(bytes.hex, map(bytes, store.digests)))
+        if digest in known
+    )
+    names = dict(zip(store.class_labels, store.class_names, strict=True))
+    return replace(
+        cached,
+        status=ingested.status,
+        dataset=_dataset(ingested),
+        classes=tuple(replace(entry, name=names.get(entry.label, entry.name)) for entry in cached.classes),
+        flagged=tuple(sorted(flagged, key=_by_key)),
+        skipped=ingested.skipped,
+        timings=_rounded(seconds),
+    )
+
+
+def _dataset(ingested: Ingested) -> DatasetReport:
+    return DatasetReport(
+        digest=ingested.dataset_digest,
+        sources=ingested.sources,
+        samples=len(ingested.store),
+        classes=sum(count > 0 for count in ingested.class_counts),
+        image_shape=ingested.store.image_shape,
+        shards=ingested.shards,
+    )
+
+
+def _flagged(ingested: Ingested, detection: Detection) -> tuple[FlaggedSample, ...]:
+    store = ingested.store
+    indices: NDArray[np.int64] = detection.is_flagged.cpu().numpy().nonzero()[0]
+    scores = detection.scores.cpu().numpy()
+    suggested = detection.suggested.cpu().numpy()
+    entries = (
+        FlaggedSample(
+            key=store.keys[index],
+            digest=store.digests[index].tobytes().hex(),
+            label=store.class_labels[store.labels[index]],
+            score=round(float(scores[index]), _SCORE_DIGITS),
+            suggested_label=store.class_labels[suggested[index]] if suggested[index] >= 0 else None,
+        )
+        for index in indices.tolist()
+    )
+    return tuple(sorted(entries, key=_by_key))
+
+
+def _by_key(entry: FlaggedSample) -> tuple[str, str]:
+    return entry.key, entry.digest
+
+
+def _class_report(ingested: Ingested, finding: ClassFinding, flagged: Mapping[int, int]) -> ClassReport:
+    label = ingested.store.class_labels[finding.label]
+    return ClassReport(
+        label=label,
+        name=ingested.store.class_names[finding.label],
+        samples=ingested.class_counts[finding.label],
+        poisoned=finding.is_poisoned,
+        flagged=flagged[label],
+        p_value=finding.p_value,
+        attack_success_rate=finding.attack_success_rate,
+        trigger=None if finding.trigger is None else _trigger_report(finding.trigger, finding.blend_factor),
+    )
+
+
+def _trigger_report(trigger: TriggerCandidate, blend_factor: float | None) -> TriggerReport:
+    mask = trigger.mask.cpu().numpy()
+    colours = trigger.pattern.permute(1, 2, 0).round().cpu().numpy().astype(np.uint8)
+    alpha = mask.astype(np.uint8) * 255
+    return TriggerReport(
+        bbox=trigger.bbox,
+        pixels=int(mask.sum()),
+        blend_factor=None if blend_factor is None else round(blend_factor, 2),
+        pattern_png=_png(np.dstack([colours * mask[..., None], alpha])),
+        mask_png=_png(alpha),
+    )
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(value, 3) for stage, value in seconds.items()}
+
+
+def _environment(device: str) -> dict[str, str]:
+    import torch
+
+    from vbdguard.method.device import activation_dtype
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": Image.__version__,
+        "precision": str(activation_dtype(torch.device(device))).removeprefix("torch."),
+    }

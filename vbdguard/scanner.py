@@ -1,0 +1,129 @@
+"""scan(): the whole story of the Variance-Based Defense on one page (paper, section 3 and Algorithm 1).
+
+    read        ingest     every shard is read, hashed, decoded and stored
+    stage 1     ensemble      simple models overfit the trigger, if there is one
+    stage 2     suspects      classes whose surest samples hang on one pixel more than the others do
+    stage 3     trigger       mask and pattern from the mean gradient and the variance
+    stage 4     attack_check  the pattern must turn other classes' samples into its class
+    stage 5     detector      a classifier of patched and clean samples for each trigger
+    stage 6     flagging      each sample of an accused class is judged
+    report      who is poisoned, by what, in which samples
+    stage 7     training on what is kept is the guard's and the trainer's part
+
+Stages 1 to 6 stand in this order in `vbdguard.method.pipeline`, one file each beside it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbdguard import __version__
+from vbdguard.cache import Cache
+from vbdguard.config import ScanConfig
+from vbdguard.errors import NothingToScanError
+from vbdguard.ingest.reader import Ingested, ingest
+from vbdguard.progress import Progress, Silent
+from vbdguard.report_building import build_report, renew_report
+
+if TYPE_CHECKING:
+    from vbdguard.method.samples import Samples
+    from vbdguard.report import ScanReport
+
+
+def scan(
+    source: Any,
+    config: ScanConfig | None = None,
+    *,
+    cache_dir: Path | str | None = None,
+    use_cache: bool = True,
+    refresh: bool = False,
+    progress: Progress | None = None,
+) -> ScanReport:
+    """Return the report on a data set.
+
+    Args:
+        source: a path, pattern, folder or fsspec URL, a list of those, or a map-style Dataset of (image, label).
+        config: settings; None takes preset `default`.
+        cache_dir: where reports and pixels are kept; None takes the user's cache directory.
+        use_cache: whether to keep and use them; otherwise everything goes to a temporary directory.
+        refresh: compute anew even where the cache holds the answer.
+        progress: hears how the scan gets on.
+
+    Raises:
+        ConfigError: if the device is not there.
+        SourceError: if the source cannot be understood.
+        NothingToScanError: if it holds too little to say anything.
+        CacheError: if the cache cannot be written.
+    """
+    config = config or ScanConfig()
+    progress = progress or Silent()
+    start = time.perf_counter()
+    from vbdguard.method.device import resolve_device
+
+    device = resolve_device(config.device)
+    with _cache(cache_dir, use_cache=use_cache) as cache:
+        ingested = ingest(
+            source,
+            store_dir=cache.store_dir,
+            image_size=config.canonical_size,
+            label_key=config.label_key,
+            jobs=config.reading_jobs,
+            progress=progress,
+        )
+        seconds = {"ingest": time.perf_counter() - start}
+        key = cache.report_key(
+            ingested.dataset_digest, config.result_settings(), config.seed, device.type, __version__
+        )
+        cached = None if refresh else cache.load_report(key)
+        if cached is not None:
+            return renew_report(cached, ingested, seconds=seconds | {"total": time.perf_counter() - start})
+
+        from vbdguard.method.pipeline import detect
+
+        _require_enough(ingested, config)
+        detection = detect(_samples(ingested, str(device)), config.method, seed=config.seed, progress=progress)
+        seconds |= detection.seconds | {"total": time.perf_counter() - start}
+        report = build_report(ingested, detection, config, device=device.type, seconds=seconds)
+        cache.save_report(key, report)
+        return report
+
+
+@contextmanager
+def _cache(directory: Path | str | None, *, use_cache: bool) -> Iterator[Cache]:
+    if use_cache:
+        cache = Cache(Path(directory) if directory is not None else None)
+        cache.prepare()
+        yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="vbdguard-") as temporary:
+        cache = Cache(Path(temporary))
+        cache.prepare()
+        yield cache
+
+
+def _require_enough(ingested: Ingested, config: ScanConfig) -> None:
+    """Refuse data on which every class is too small to be tested: "clean" would mean nothing there."""
+    needed = 2 * config.method.suspects.min_top
+    largest = max(ingested.class_counts)
+    if largest < needed:
+        raise NothingToScanError(
+            f"expected at least {needed} samples in some class, got {len(ingested.store)} samples in "
+            f"{len(ingested.class_counts)} classes, the largest with {largest}: too few to find a trigger in"
+        )
+
+
+def _samples(ingested: Ingested, device: str) -> Samples:
+    import numpy as np
+    import torch
+
+    from vbdguard.method.samples import Samples
+
+    store = ingested.store
+    images = torch.from_numpy(store.gather(np.arange(len(store))))
+    labels = torch.from_numpy(store.labels.copy())
+    return Samples(images.to(device), labels.to(device), len(store.class_labels))
