@@ -130,20 +130,19 @@ def test_numbers_and_names_in_one_set_are_all_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
-def test_many_segments_do_not_exhaust_file_descriptors(tmp_path: Path) -> None:
+def test_many_segments_do_not_exhaust_file_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
-    from vbdguard.ingest.store import _OPEN_SEGMENTS
-
+    monkeypatch.setattr("vbdguard.ingest.store._OPEN_SEGMENTS", 20)
     in_use = len(list(Path("/proc/self/fd").iterdir()))
-    store = made(tmp_path, [[0, 1] for _ in range(300)])
+    store = made(tmp_path, [[0, 1] for _ in range(60)])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + _OPEN_SEGMENTS + 10, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 30, before[1]))
     try:
-        values = store.gather(range(600))[:, 0, 0, 0]
+        values = store.gather(range(120))[:, 0, 0, 0]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert sorted(values.tolist()) == sorted(number % 256 for number in range(600))
+    assert sorted(values.tolist()) == sorted(number % 256 for number in range(120))
 
 
 def test_store_whose_files_have_gone_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,8 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Close the file; what was not committed goes with the staging area."""
-        self._file.close()
+        with suppress(OSError):  # the buffer of a full disk, which an error above already speaks of
+            self._file.close()
 
     def _finish_pixels(self) -> None:
         count = len(self._keys)
