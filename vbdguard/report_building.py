@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -162,6 +163,6 @@ def _environment(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "pillow": Image.__version__,
+        "pillow": PIL.__version__,
         "precision": str(activation_dtype(torch.device(device))).removeprefix("torch."),
     }

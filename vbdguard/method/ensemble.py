@@ -87,7 +87,13 @@ def _new_models(samples: Samples, config: EnsembleConfig, generator: torch.Gener
     dtype = activation_dtype(samples.device)
     return [
         SimpleModel(
-            filters, samples.n_classes, samples.image_shape, pixel_mean=mean, pixel_std=std, generator=generator, dtype=dtype
+            filters,
+            samples.n_classes,
+            samples.image_shape,
+            pixel_mean=mean,
+            pixel_std=std,
+            generator=generator,
+            dtype=dtype,
         ).to(samples.device)
         for filters in config.architectures
     ]

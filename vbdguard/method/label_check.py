@@ -1,4 +1,4 @@
-"""A second proof (preset `default`): are the flagged samples strangers in their class?
+"""A second proof for preset `default`: flagged samples must be strangers in their class.
 
 Not in the paper. A trigger is pasted on other classes' images, so a model that has seen no flagged
 sample takes most of them for something else. A natural pattern that a class shares, such as a green
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from scipy.stats import binom
 from torch import Tensor
 
@@ -34,7 +33,9 @@ class LabelAgreement:
     is_stranger: bool
 
 
-def fit_content_model(samples: Samples, is_flagged: Tensor, ensemble: EnsembleConfig, config: LabelCheckConfig, *, seed: int) -> SimpleModel:
+def fit_content_model(
+    samples: Samples, is_flagged: Tensor, ensemble: EnsembleConfig, config: LabelCheckConfig, *, seed: int
+) -> SimpleModel:
     """Return a simple model trained on the samples that are not flagged, bool (N,)."""
     settings = replace(ensemble, architectures=(config.architecture,), train_share=1.0, epochs=config.epochs)
     kept = samples.subset((~is_flagged).nonzero().squeeze(1))

@@ -149,9 +149,7 @@ def _views(
     return torch.cat(chunks)
 
 
-def _train(
-    x: Tensor, y: Tensor, config: RegionDetectorConfig, epochs: int, generator: torch.Generator
-) -> DetectorNet:
+def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, epochs: int, generator: torch.Generator) -> DetectorNet:
     """Return a network fitted to soft labels y in [0, 1]."""
     _, channels, height, width = x.shape
     net = DetectorNet((height, width, channels), config.filters, config.dropout, generator).to(x.device)

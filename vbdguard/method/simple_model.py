@@ -57,7 +57,9 @@ def _patches(x: Tensor, side: int, stride: int) -> Tensor:
     n, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(n, height, width * channels)
     # unfold puts each new axis last: (n, rows, columns, side, side * C)
-    return rows.unfold(1, side, stride).unfold(2, side * channels, stride * channels).reshape(-1, side * side * channels)
+    return (
+        rows.unfold(1, side, stride).unfold(2, side * channels, stride * channels).reshape(-1, side * side * channels)
+    )
 
 
 def _inner_patch(side: int, channels: int, top: int, left: int, device: torch.device) -> Tensor:

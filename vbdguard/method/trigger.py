@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -115,7 +116,7 @@ def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) 
 def estimate_blend_factor(mask: Tensor, flagged: Tensor, others: Tensor) -> float:
     """Return the blend factor in (0, 1] that explains the variance left under a bool (H, W) mask."""
     remaining = float(_remaining_variance(flagged, others)[mask].median())
-    return min(1.0, max(0.01, 1 - max(0.0, remaining) ** 0.5))
+    return min(1.0, max(0.01, 1 - math.sqrt(max(0.0, remaining))))
 
 
 def _remaining_variance(flagged: Tensor, others: Tensor) -> Tensor:
@@ -138,4 +139,5 @@ def _otsu(image: Tensor) -> Tensor:
     values = image.cpu().numpy()
     if values.min() == values.max():
         return torch.zeros_like(image, dtype=torch.bool)
-    return image > float(threshold_otsu(values))
+    is_above: Tensor = image > float(threshold_otsu(values))
+    return is_above

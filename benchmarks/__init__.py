@@ -1,0 +1,1 @@
+"""Measurements of vbdguard; none of this is installed with it."""
