@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from vbdguard.attacks.copying import read_truth
 from vbdguard.cli import demo as demo_module
 from vbdguard.cli.demo import tell_the_story
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.cli.main import main
 from vbdguard.progress import Silent
-from vbdguard.report import ScanReport
+from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.opening import open_source
 
@@ -44,25 +43,43 @@ def test_the_demo_finds_its_trigger_and_keeps_the_clean_samples(tmp_path: Path) 
     assert len(SMALL) * 0.85 < kept < len(SMALL) * 0.95
 
 
-def blind(scan: Callable[..., ScanReport]) -> Callable[..., ScanReport]:
-    """A scanner that overlooks everything."""
+def report_by_hand(source: str, flagged: frozenset[str]) -> ScanReport:
+    """A report that flags given digests as class 3, the demo's target."""
+    return ScanReport(
+        status="complete",
+        verdict="poisoned" if flagged else "clean",
+        dataset=DatasetReport("0" * 64, (source,), 120, 10, (32, 32, 3), ()),
+        config={},
+        seed=0,
+        device="cpu",
+        classes=(ClassReport(3, "cat", 12, bool(flagged), len(flagged), None, None, None),),
+        flagged=tuple(FlaggedSample(digest[:8], digest, 3, 1.0, None) for digest in sorted(flagged)),
+        skipped=(),
+        timings={"total": 0.0},
+        environment={},
+        tool={"name": "vbdguard", "version": "0"},
+    )
 
-    def overlooking(*arguments: object, **settings: object) -> ScanReport:
-        report = scan(*arguments, **settings)
-        calm = tuple(replace(entry, poisoned=False, flagged=0, trigger=None) for entry in report.classes)
-        return replace(report, verdict="clean", classes=calm, flagged=())
 
-    return overlooking
+@pytest.mark.parametrize(
+    ("finds", "alarms", "succeeded"),
+    [(True, False, True), (False, False, False), (True, True, False)],
+)
+def test_the_demo_fails_on_a_miss_and_on_a_false_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds: bool, alarms: bool, succeeded: bool
+) -> None:
+    def scripted_scan(source: str, *_: object, **__: object) -> ScanReport:
+        truth = frozenset(entry.digest for entry in read_truth(tmp_path / "poisoned" / "truth.jsonl"))
+        is_flagging = finds if source.endswith("poisoned") else alarms
+        return report_by_hand(source, truth if is_flagging else frozenset())
 
-
-def test_a_scanner_that_misses_the_trigger_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vbdguard.scanner
-
-    monkeypatch.setattr("vbdguard.scanner.scan", blind(vbdguard.scanner.scan))
-    succeeded, text = told(tmp_path, DemoSet(per_class=60))
-    assert not succeeded
-    assert "MISSED" in text
-    assert "recall 0.0%" in text
+    monkeypatch.setattr("vbdguard.scanner.scan", scripted_scan)
+    outcome, text = told(tmp_path, DemoSet(per_class=12))
+    assert outcome is succeeded
+    assert ("MISSED" in text) is not finds
+    assert ("FALSE ALARM" in text) is alarms
+    assert f"F1 {1 if finds else 0:.1%}" in text
+    assert count(tmp_path / "kept") == (120 - 12 if finds else 120)
 
 
 @pytest.mark.parametrize(("succeeded", "code"), [(True, 0), (False, 1)])
