@@ -160,10 +160,20 @@ def test_missing_things_are_named(tmp_path: Path, tar: Callable[[str], Path]) ->
         open_source(f"{tmp_path}/val-*.tar")
 
 
+def test_range_is_refused_before_it_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import braceexpand
+
+    monkeypatch.setattr(braceexpand, "braceexpand", lambda _: pytest.fail("expanded"))
+    with pytest.raises(SourceError, match="more than 100000 shards"):
+        open_source("train-{0..99999999999999}.tar")
+
+
 def test_pattern_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vbdguard.sources.shards.MAX_SHARDS", 1000)
     with pytest.raises(SourceError, match="more than 1000 shards"):
-        open_source("train-{0..99999999999999}.tar")
+        open_source("train-{0..1001}.tar")
+    with pytest.raises(SourceError, match="more than 1000 shards"):
+        open_source("train-{0..99}{0..99}.tar")
 
 
 def test_nothing_to_scan_is_said_so(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,8 @@ from vbdguard.sources.files import is_url, local_path
 
 MAX_SHARDS = 100_000
 """A pattern of more is a slip of the hand: `{0..999999999}` would fill the memory before the first read."""
+
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ def _braces(pattern: str) -> Iterator[str]:
     from braceexpand import braceexpand
 
     try:
+        # Before expanding: the library writes every range out in full.
+        widest = max((abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern)), default=0)
+        if widest > MAX_SHARDS:
+            raise SourceError(f"{pattern} stands for more than {MAX_SHARDS} shards; narrow the range")
         paths = list(islice(braceexpand(pattern), MAX_SHARDS + 1))
     except ValueError as error:
         raise SourceError(f"{pattern}: the braces do not match; write for example train-{{000..009}}.tar") from error
