@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 import zipfile
@@ -51,7 +50,8 @@ def install(wheel: Path, folder: Path) -> Path:
     if landed != {"vbdguard", f"{stem}.dist-info"}:
         sys.exit(f"expected only vbdguard and its dist-info in site-packages, got {sorted(landed)}")
     # A .pth file lends the dependencies; the .pth files over there, the editable install among them, stay unread.
-    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    lent = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    (site_packages / "dependencies.pth").write_text("\n".join(lent) + "\n")
     return scripts
 
 
