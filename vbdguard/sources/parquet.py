@@ -15,7 +15,7 @@ from vbdguard.sources.tar import checked_label
 from vbdguard.sources.tar_members import MAX_MEMBER
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]  # ships no annotations
+    import pyarrow as pa
 
 PARQUET_MAGIC = b"PAR1"
 LABEL_COLUMNS = ("label", "labels", "cls", "class")
