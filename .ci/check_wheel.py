@@ -20,7 +20,7 @@ MAKE_SHARDS = """
 from pathlib import Path
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.sources.writing import write_shards
-write_shards(DemoSet(per_class=250).samples(), Path("clean"), per_shard=1000)
+write_shards(DemoSet().samples(), Path("clean"), per_shard=3000)
 """
 WHERE = "import vbdguard, vbdguard.cli.main, vbdguard.hooks; print(vbdguard.__file__)"
 
