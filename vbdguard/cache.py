@@ -32,8 +32,7 @@ logger = logging.getLogger(__name__)
 
 # https://bford.info/cachedir/
 _TAG = (
-    "Signature: 8a477f597d28d172789f06886806bc55\n"
-    "# vbdguard's cache: safe to remove, or run `vbdguard cache clear`.\n"
+    "Signature: 8a477f597d28d172789f06886806bc55\n# vbdguard's cache: safe to remove, or run `vbdguard cache clear`.\n"
 )
 
 _WRITING_TIME = timedelta(days=1)

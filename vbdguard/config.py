@@ -15,6 +15,8 @@ from vbdguard.errors import ConfigError
 
 Preset = Literal["default", "paper"]
 
+_SMALLEST_BATCH = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleConfig:
@@ -25,17 +27,22 @@ class EnsembleConfig:
     train_share: float = 0.8
     """Share of each class that trains; the rest is the detection split (0: all samples do both)."""
     epochs: int = 20
+    min_steps: int = 0
+    """Fewest optimiser steps; small data sets get more epochs until they have them."""
     batch_size: int | None = None
     """None: 256, or 64 for images of 64 pixels and more, as published."""
+    min_batches: int = 1
+    """Fewest batches per epoch; small data sets get smaller batches, down to 32, until they have them."""
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "one-cycle"] = "constant"
 
-    def batch_size_for(self, image_shape: tuple[int, int, int], n_samples: int) -> int:
-        """Return the batch size for images of a shape, never more than there are samples."""
+    def plan(self, image_shape: tuple[int, int, int], n_train: int) -> tuple[int, int]:
+        """Return batch size and epochs for `n_train` training samples of a shape."""
         published = 64 if max(image_shape[:2]) >= 64 else 256
-        return max(1, min(self.batch_size or published, n_samples))
+        few = max(_SMALLEST_BATCH, n_train // self.min_batches)
+        batch_size = max(1, min(self.batch_size or published, few, n_train))
+        return batch_size, max(self.epochs, -(-self.min_steps // -(-n_train // batch_size)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +102,10 @@ class RegionDetectorConfig:
     dropout: float = 0.3
     epochs: int = 10
     rounds: int = 1
-    """How often the class's own samples are learned from."""
-    epochs_per_round: int = 6
+    """How often the trigger is sharpened on the flagged samples and the detector trained anew."""
+    min_to_sharpen: int = 20
+    blend_slack: float = 0.15
+    """Half the width of the blend factors around the estimated one, from the second round on."""
     batch_size: int = 256
     lr: float = 3e-3
     weight_decay: float = 1e-3
@@ -109,9 +118,14 @@ class LabelCheckConfig:
 
     architecture: tuple[int, ...] = (16, 16)
     epochs: int = 2
+    min_steps: int = 400
+    batch_size: int = 128
+    max_blanked: float = 0.25
+    """Share of the image up to which a trigger is painted over."""
     max_ratio: float = 0.6
     """Agreement among the flagged, as a share of that among the kept, from which on a class is cleared."""
-    significance: float = 1e-4
+    significance: float = 1e-3
+    """Chance that flagged samples which agree like the kept ones agree so seldom, from which on a class is cleared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +146,9 @@ class MethodConfig:
             return cls()
         return cls(
             # Two epochs already obey a trigger fully and know little else; all samples give evidence.
-            ensemble=EnsembleConfig(architectures=((64,), (16, 16)), epochs=2, train_share=1.0),
+            ensemble=EnsembleConfig(
+                architectures=((64,), (16, 16)), epochs=2, min_steps=400, min_batches=40, train_share=1.0
+            ),
             detector=RegionDetectorConfig(),
             label_check=LabelCheckConfig(),
         )

@@ -76,9 +76,7 @@ def scan(
             progress=progress,
         )
         seconds = {"ingest": time.perf_counter() - start}
-        key = cache.report_key(
-            ingested.dataset_digest, config.result_settings(), config.seed, device.type, __version__
-        )
+        key = cache.report_key(ingested.dataset_digest, config.result_settings(), config.seed, device.type, __version__)
         cached = None if refresh else cache.load_report(key)
         if cached is not None:
             return renew_report(cached, ingested, seconds=seconds | {"total": time.perf_counter() - start})

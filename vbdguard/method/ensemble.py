@@ -53,22 +53,19 @@ def fit_ensemble(samples: Samples, config: EnsembleConfig, *, seed: int, progres
     if not len(detection):
         detection = train
     models = _new_models(samples, config, generator)
-    batch_size = config.batch_size_for(samples.image_shape, len(train))
-    steps = config.epochs * -(-len(train) // batch_size)
+    batch_size, epochs = config.plan(samples.image_shape, len(train))
     optimizer = torch.optim.SGD(
         [weight for model in models for weight in model.parameters()],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    schedule = _schedule(optimizer, config, steps)
     correct = [0] * len(models)
-    for _ in range(config.epochs):
+    for _ in range(epochs):
         correct = [0] * len(models)
         for batch in shuffled_batches(train, batch_size, generator):
             hits = _step(models, samples.pixels(batch), samples.labels[batch], optimizer)
             correct = [total + int(hit) for total, hit in zip(correct, hits, strict=True)]
-            schedule.step()
         progress.advance()
     for model in models:
         model.eval().requires_grad_(False)
@@ -119,11 +116,3 @@ def _step(models: Sequence[SimpleModel], x: Tensor, y: Tensor, optimizer: torch.
         hits.append((logits.detach().argmax(1) == y).sum())
     optimizer.step()
     return hits
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: EnsembleConfig, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if config.schedule == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, cycle_momentum=False)

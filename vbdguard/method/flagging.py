@@ -23,6 +23,11 @@ class Flags:
     scores: Tensor
     """float (N,) in [0, 1]; 0 where no detector judges the sample's class."""
 
+    def members(self, samples: Samples, label: int) -> Tensor:
+        """Return the indices of a class's flagged samples, int64 (n,), ascending."""
+        members = samples.members(label)
+        return members[self.is_flagged[members]]
+
     def cleared(self, samples: Samples, label: int) -> Flags:
         """Return the flags without those of one class."""
         is_flagged = self.is_flagged.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,20 @@ from vbdguard.method.detector import Detector, fit_detector
 from vbdguard.method.device import large_buffers_reused
 from vbdguard.method.ensemble import Ensemble, fit_ensemble, predict
 from vbdguard.method.flagging import Flags, flag_samples, suggested_labels
-from vbdguard.method.label_check import fit_content_model, label_agreement
+from vbdguard.method.label_check import label_agreements
 from vbdguard.method.region_detector import fit_region_detector
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspects import ClassEvidence, find_suspects
-from vbdguard.method.trigger import TriggerCandidate, estimate_blend_factor, extract_trigger, sharpen_trigger
+from vbdguard.method.trigger import (
+    ENOUGH_TO_SHARPEN,
+    SharpTrigger,
+    TriggerCandidate,
+    extract_trigger,
+    sharpen_trigger,
+)
 from vbdguard.progress import Progress, Silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,8 @@ def detect(samples: Samples, config: MethodConfig, *, seed: int = 0, progress: P
     clock = _Clock(progress or Silent())
     generator = torch.Generator().manual_seed(seed)
     with large_buffers_reused():
-        with clock("ensemble", config.ensemble.epochs) as listener:
+        n_train = round(len(samples) * config.ensemble.train_share)
+        with clock("ensemble", config.ensemble.plan(samples.image_shape, n_train)[1]) as listener:
             ensemble = fit_ensemble(samples, config.ensemble, seed=seed, progress=listener)
         detection = samples.subset(ensemble.detection) if len(ensemble.detection) < len(samples) else samples
         with clock("suspects", len(ensemble.models)) as listener:
@@ -79,11 +89,12 @@ def detect(samples: Samples, config: MethodConfig, *, seed: int = 0, progress: P
             detectors = _fit_detectors(harmful, ensemble, samples, config, generator, listener)
         with clock("flagging"):
             flags = flag_samples(samples, detectors)
-            if config.label_check and flags.is_flagged.any():
-                flags = _look_back(flags, samples, detectors, config, config.label_check, seed)
-            poisoned = {d.label for d in detectors if flags.is_flagged[samples.members(d.label)].any()}
-            findings = _findings(samples, evidence, checked, poisoned, flags, is_sharp=config.label_check is not None)
-            suggested = _suggest(samples, ensemble, checked, poisoned, flags)
+            sharp: dict[int, SharpTrigger] = {}
+            if config.label_check:
+                sharp = _sharp_triggers(flags, samples, harmful)
+                flags = _look_back(flags, samples, sharp, config, config.label_check, seed)
+            findings = _findings(samples, evidence, checked, sharp, flags)
+            suggested = _suggest(samples, ensemble, harmful, flags)
     return Detection(findings, flags.is_flagged, flags.scores, suggested, clock.seconds)
 
 
@@ -153,22 +164,35 @@ def _fit_detectors(
     return detectors
 
 
+def _sharp_triggers(flags: Flags, samples: Samples, harmful: Sequence[CheckedCandidate]) -> dict[int, SharpTrigger]:
+    """Return the trigger of each class with flagged samples, as those samples show it."""
+    sharp = {}
+    for check in harmful:
+        flagged = flags.members(samples, check.label)
+        if len(flagged):
+            others = (samples.labels != check.label).nonzero().squeeze(1)[:ENOUGH_TO_SHARPEN]
+            trigger = check.candidate.trigger
+            sharp[check.label] = sharpen_trigger(trigger, samples.images[flagged], samples.images[others])
+    return sharp
+
+
 def _look_back(
     flags: Flags,
     samples: Samples,
-    detectors: Sequence[Detector],
+    sharp: dict[int, SharpTrigger],
     config: MethodConfig,
     label_check: LabelCheckConfig,
     seed: int,
 ) -> Flags:
-    """Clear the classes whose flagged samples belong where they are."""
-    content = fit_content_model(samples, flags.is_flagged, config.ensemble, label_check, seed=seed)
-    for detector in detectors:
-        if not flags.is_flagged[samples.members(detector.label)].any():
-            continue
-        agreement = label_agreement(content, samples, detector.label, flags.is_flagged, label_check)
+    """Return the flags without those of classes whose flagged samples belong where they are."""
+    if not sharp:
+        return flags
+    masks = {label: found.trigger.mask for label, found in sharp.items()}
+    agreements = label_agreements(samples, flags.is_flagged, masks, config.ensemble, label_check, seed=seed)
+    for label, agreement in agreements.items():
+        log.info("class %d, mask of %d pixels: %s", label, int(masks[label].sum()), agreement)
         if not agreement.is_stranger:
-            flags = flags.cleared(samples, detector.label)
+            flags = flags.cleared(samples, label)
     return flags
 
 
@@ -176,10 +200,8 @@ def _findings(
     samples: Samples,
     evidence: Sequence[Sequence[ClassEvidence]],
     checked: dict[int, CheckedCandidate],
-    poisoned: set[int],
+    sharp: dict[int, SharpTrigger],
     flags: Flags,
-    *,
-    is_sharp: bool,
 ) -> tuple[ClassFinding, ...]:
     p_values: dict[int, float] = {}
     for found in (found for classes in evidence for found in classes):
@@ -187,35 +209,31 @@ def _findings(
     findings = []
     for label in range(samples.n_classes):
         check = checked.get(label)
-        trigger, blend_factor = None, None
-        if check is not None and label in poisoned:
-            trigger = check.candidate.trigger
-            if is_sharp:
-                members = samples.members(label)
-                flagged = samples.images[members[flags.is_flagged[members]]]
-                others = samples.images[samples.labels != label]
-                trigger = sharpen_trigger(trigger, flagged, others)
-                blend_factor = estimate_blend_factor(trigger.mask, flagged, others)
+        is_poisoned = bool(len(flags.members(samples, label)))
         findings.append(
             ClassFinding(
                 label=label,
-                is_poisoned=label in poisoned,
+                is_poisoned=is_poisoned,
                 p_value=check.candidate.evidence.p_value if check else p_values.get(label),
                 attack_success_rate=check.attack_success_rate if check else None,
-                trigger=trigger,
-                blend_factor=blend_factor,
+                trigger=_trigger(check, sharp.get(label)) if is_poisoned else None,
+                blend_factor=sharp[label].blend_factor if is_poisoned and label in sharp else None,
             )
         )
     return tuple(findings)
 
 
-def _suggest(
-    samples: Samples, ensemble: Ensemble, checked: dict[int, CheckedCandidate], poisoned: set[int], flags: Flags
-) -> Tensor:
+def _trigger(check: CheckedCandidate | None, sharp: SharpTrigger | None) -> TriggerCandidate | None:
+    if sharp is not None:
+        return sharp.trigger
+    return check.candidate.trigger if check else None
+
+
+def _suggest(samples: Samples, ensemble: Ensemble, harmful: Sequence[CheckedCandidate], flags: Flags) -> Tensor:
     suggested = torch.full_like(samples.labels, -1)
-    for label in sorted(poisoned):
-        members = samples.members(label)
-        flagged = members[flags.is_flagged[members]]
-        model = ensemble.models[checked[label].candidate.model_index].model
-        suggested[flagged] = suggested_labels(model, samples.images[flagged], label)
+    for check in harmful:
+        flagged = flags.members(samples, check.label)
+        if len(flagged):
+            model = ensemble.models[check.candidate.model_index].model
+            suggested[flagged] = suggested_labels(model, samples.images[flagged], check.label)
     return suggested

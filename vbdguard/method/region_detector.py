@@ -1,11 +1,12 @@
 """Stage 5 of preset `default`: a detector that looks at the trigger's neighbourhood only.
 
 It departs from the paper (section 3.3.5) in four ways. It sees a window around the trigger instead of
-the whole image, the pixels beside the gradients, and the gradients of every model of the ensemble; it
-learns from a bounded number of other-class samples, each patched once; its second round learns from
-the class's own samples, each with the probability that the first round gave it; and its score is a
-posterior under the share of poison that the class seems to hold, where the paper's threshold of 0.5
-assumes that half of the class is poisoned. `benchmarks/README.md` has the figures.
+the whole image, the pixels beside the gradients, and the gradients of every model of the ensemble. It
+learns from a bounded number of other-class samples, each patched once. Instead of learning from
+pseudo-labels, which drift, it sharpens the trigger on the samples that the first round flags and
+starts again with that. And its score is a posterior under the share of poison that the class seems
+to hold, where the paper's threshold of 0.5 assumes that half of the class is poisoned.
+`benchmarks/README.md` has the figures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vbdguard.method.detector import DetectorNet
 from vbdguard.method.gradients import margin_gradients
 from vbdguard.method.samples import Samples, centred, shuffled_batches
 from vbdguard.method.simple_model import SimpleModel
-from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.trigger import TriggerCandidate, sharpen_trigger
 
 _CHUNK = 256
 _PIXEL_SCALE = 64.0
@@ -86,22 +87,24 @@ def fit_region_detector(
     """
     images = samples.images[_other_samples(samples, label, config.others, generator)]
     own = samples.images[samples.members(label)]
-    window = window_around(trigger.mask, config.margin, config.max_side)
     scales = tuple(_gradient_scale(model, images[:_CHUNK], label) for model in models)
-
-    def views(images: Tensor) -> Tensor:
-        return _views(images, models, scales, label, window)
-
-    low, high = config.blend_range
-    alpha = torch.rand(len(images), generator=generator).to(samples.device) * (high - low) + low
-    clean, patched, members = views(images), views(trigger.paste(images, alpha)), views(own)
-    y = torch.cat([torch.zeros(len(clean)), torch.ones(len(patched))]).to(clean)
-    net = _train(torch.cat([clean, patched]), y, config, config.epochs, generator)
-    shift, posterior = _posterior(net.logits(members), float(y.mean()))
-    for _ in range(config.rounds):
-        y = torch.cat([torch.zeros(len(clean)).to(clean), posterior])
-        net = _train(torch.cat([clean, members]), y, config, config.epochs_per_round, generator)
-        shift, posterior = _posterior(net.logits(members), float(y.mean()))
+    blend_range = config.blend_range
+    for last_round in range(config.rounds, -1, -1):
+        window = window_around(trigger.mask, config.margin, config.max_side)
+        low, high = blend_range
+        alpha = torch.rand(len(images), generator=generator).to(samples.device) * (high - low) + low
+        patched = trigger.paste(images, alpha)
+        clean, poisoned, members = (_views(x, models, scales, label, window) for x in (images, patched, own))
+        y = torch.arange(2, device=clean.device, dtype=clean.dtype).repeat_interleave(len(clean))
+        net = _train(torch.cat([clean, poisoned]), y, config, generator)
+        shift, posterior = _posterior(net.logits(members))
+        surest = own[posterior > config.threshold]
+        if last_round == 0 or len(surest) < config.min_to_sharpen:
+            break
+        sharp = sharpen_trigger(trigger, surest, images)
+        trigger, blend_factor = sharp.trigger, sharp.blend_factor
+        lowest = max(config.blend_range[0], blend_factor - config.blend_slack)
+        blend_range = (lowest, min(1.0, blend_factor + config.blend_slack))
     net.eval().requires_grad_(False)
     return RegionDetector(label, tuple(models), scales, window, net, shift, config.threshold)
 
@@ -149,15 +152,15 @@ def _views(
     return torch.cat(chunks)
 
 
-def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, epochs: int, generator: torch.Generator) -> DetectorNet:
-    """Return a network fitted to soft labels y in [0, 1]."""
+def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, generator: torch.Generator) -> DetectorNet:
+    """Return a network fitted to labels y, 0 or 1."""
     _, channels, height, width = x.shape
     net = DetectorNet((height, width, channels), config.filters, config.dropout, generator).to(x.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    steps = epochs * -(-len(x) // config.batch_size)
+    steps = config.epochs * -(-len(x) // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps)
     positions = torch.arange(len(x), device=x.device)
-    for _ in range(epochs):
+    for _ in range(config.epochs):
         for batch in shuffled_batches(positions, config.batch_size, generator):
             loss = F.binary_cross_entropy_with_logits(net(x[batch]), y[batch])
             optimizer.zero_grad()
@@ -167,17 +170,14 @@ def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, epochs: int, gene
     return net
 
 
-def _posterior(logits: Tensor, trained_share: float) -> tuple[float, Tensor]:
-    """Return the logit shift to the class's own share of poison, and the posteriors under it.
+def _posterior(logits: Tensor) -> tuple[float, Tensor]:
+    """Return the logit shift from even odds to the class's own share of poison, and the posteriors under it.
 
-    The share is found by expectation maximisation from the share that the network was trained with
-    (Saerens, Latinne and Decaestecker, 2002).
+    The share is found by expectation maximisation (Saerens, Latinne and Decaestecker, 2002).
     """
-    trained = min(max(trained_share, 1e-6), 1 - 1e-6)
-    base = -math.log(trained / (1 - trained))
     share, (low, high) = 0.1, _PRIOR_LIMITS
-    shift = base
+    shift = 0.0
     for _ in range(_PRIOR_STEPS):
-        shift = base + math.log(share / (1 - share))
+        shift = math.log(share / (1 - share))
         share = min(max(float((logits + shift).sigmoid().mean()), low), high)
     return shift, (logits + shift).sigmoid()

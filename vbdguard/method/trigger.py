@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,11 @@ import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+ENOUGH_TO_SHARPEN = 2000
+"""More samples than this do not make a trigger sharper."""
 _MIN_TO_SHARPEN = 20
-_MAX_REMAINING = 0.7
+_MAX_REMAINING = 0.85
+_MIN_ALPHA = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class TriggerCandidate:
         inside = images[:, self.mask].float()
         patched[:, self.mask] = inside.lerp(self.pattern[:, self.mask].T, alpha).floor().to(torch.uint8)
         return patched
+
+
+@dataclass(frozen=True, slots=True)
+class SharpTrigger:
+    """A trigger as many poisoned samples show it."""
+
+    trigger: TriggerCandidate
+    blend_factor: float
+    """In (0, 1]."""
 
 
 def extract_trigger(images: Tensor, mean_gradient: Tensor) -> TriggerCandidate | None:
@@ -87,12 +98,11 @@ def variance_image(x: Tensor) -> Tensor:
     return torch.stack([_min_max(channel) for channel in x.var(0, correction=0)]).mean(0)
 
 
-def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) -> TriggerCandidate:
-    """Return the trigger as the flagged samples show it, for the report (not in the paper).
+def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) -> SharpTrigger:
+    """Return the trigger as the flagged samples show it (preset `default`, not in the paper).
 
-    Pasting with blend factor a leaves (1 - a)**2 of a pixel's variance, so the pixels of the trigger stand
-    out once hundreds of poisoned samples are known; the blur of Algorithm 2 has then done its service.
-    The pattern follows from the mean: (flagged - (1 - a) others) / a.
+    Pasting with blend factor a leaves 1 - a of a pixel's spread, so the trigger's pixels stand out once many
+    poisoned samples are known. The pattern follows from the mean: (flagged - (1 - a) others) / a.
 
     Args:
         trigger: the candidate that led to the flags.
@@ -100,28 +110,25 @@ def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) 
         others: uint8 (m, H, W, C), samples of other classes.
 
     Returns:
-        A sharper trigger, or the given one where the variance does not part two kinds of pixels.
+        The trigger, sharper where the spread parts two kinds of pixels.
     """
-    remaining = _remaining_variance(flagged, others)
-    smallest = float(remaining.min())
-    if len(flagged) < _MIN_TO_SHARPEN or smallest > _MAX_REMAINING:
-        return trigger
-    mask = remaining < (1 + smallest) / 2
-    alpha = estimate_blend_factor(mask, flagged, others)
-    mean_flagged, mean_others = flagged.float().mean(0), others.float().mean(0)
-    pattern = ((mean_flagged - (1 - alpha) * mean_others) / alpha).clamp(0, 255)
-    return TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask)
+    flagged, others = flagged[:ENOUGH_TO_SHARPEN].float(), others[:ENOUGH_TO_SHARPEN].float()
+    remaining = _spread(flagged) / _spread(others).clamp_min(1.0)
+    mask = trigger.mask
+    if len(flagged) >= _MIN_TO_SHARPEN and remaining.min() <= _MAX_REMAINING:
+        mask = remaining < (1 + remaining.min()) / 2
+    alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
+    pattern = ((flagged.mean(0) - (1 - alpha) * others.mean(0)) / alpha).clamp(0, 255)
+    return SharpTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
 
 
-def estimate_blend_factor(mask: Tensor, flagged: Tensor, others: Tensor) -> float:
-    """Return the blend factor in (0, 1] that explains the variance left under a bool (H, W) mask."""
-    remaining = float(_remaining_variance(flagged, others)[mask].median())
-    return min(1.0, max(0.01, 1 - math.sqrt(max(0.0, remaining))))
+def _spread(x: Tensor) -> Tensor:
+    """Return the interquartile range of each pixel of (n, H, W, C), averaged over channels, (H, W).
 
-
-def _remaining_variance(flagged: Tensor, others: Tensor) -> Tensor:
-    """Return each pixel's variance among the flagged as a share of that among the others, (H, W)."""
-    return (flagged.float().var(0, correction=0) / others.float().var(0, correction=0).clamp_min(1.0)).mean(-1)
+    A few wrongly flagged samples do not move it, as they would move the variance.
+    """
+    ordered = x.sort(0).values
+    return (ordered[len(x) * 3 // 4] - ordered[len(x) // 4]).mean(-1)
 
 
 def _min_max(image: Tensor) -> Tensor:
