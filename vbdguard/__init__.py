@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vbdguard.config import ScanConfig
-    from vbdguard.guard.dataset import GuardedDataset
+    from vbdguard.guards.dataset import GuardedDataset
     from vbdguard.report import ScanReport
     from vbdguard.scanner import scan
 
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "scan"]
 
 _HOMES = {
-    "GuardedDataset": "vbdguard.guard.dataset",
+    "GuardedDataset": "vbdguard.guards.dataset",
     "ScanConfig": "vbdguard.config",
     "ScanReport": "vbdguard.report",
     "scan": "vbdguard.scanner",

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 
 from vbdguard.config import ScanConfig
 from vbdguard.errors import SourceError, UnscannedSampleError
-from vbdguard.guard.ledger import Ledger, NotingSource, read_all, require_same_data
-from vbdguard.guard.policy import OnPoison, OnUnscanned, Policy
-from vbdguard.guard.relabel import new_label, relabelled
-from vbdguard.guard.verdict import Verdict, apply_policy
+from vbdguard.guards.ledger import Ledger, NotingSource, read_all, require_same_data
+from vbdguard.guards.policy import OnPoison, OnUnscanned, Policy
+from vbdguard.guards.relabel import new_label, relabelled
+from vbdguard.guards.verdict import Verdict, apply_policy
 from vbdguard.report import ScanReport
 from vbdguard.sources.torch_dataset import TorchDatasetSource
 from vbdguard.sources.torch_items import is_tensor
@@ -57,7 +57,7 @@ class GuardedDataset(Dataset[Any]):
 
     Args:
         dataset: has `__len__` and `__getitem__`; items are (image, label) or dicts.
-        on_poison: `drop`, `relabel`, `warn` or `raise` (`vbdguard.guard.policy` says what they mean).
+        on_poison: `drop`, `relabel`, `warn` or `raise` (`vbdguard.guards.policy` says what they mean).
         on_unscanned: `raise`, `drop` or `warn`, for samples that the scan could not read.
         raw: untransformed samples, where `dataset` transforms them and is not torchvision's: a dataset of the
             same length or a function from an index to (image, label).

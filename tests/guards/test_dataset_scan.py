@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from vbdguard.config import (
     AttackCheckConfig,
+    DetectorConfig,
     EnsembleConfig,
     MethodConfig,
-    RegionDetectorConfig,
     ScanConfig,
     SuspectsConfig,
 )
 from vbdguard.errors import PoisonFoundError, UnscannedSampleError
-from vbdguard.guard.dataset import GuardedDataset
+from vbdguard.guards.dataset import GuardedDataset
 from vbdguard.scanner import scan
 
 COUNT = 90
@@ -31,7 +31,7 @@ QUICK = ScanConfig(
         ensemble=EnsembleConfig(architectures=((4,),), epochs=1, train_share=1.0),
         suspects=SuspectsConfig(significance=1.0),
         attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=RegionDetectorConfig(epochs=1, epochs_per_round=1),
+        detector=DetectorConfig(epochs=2, lr=0.1, min_accuracy=0.0),
     ),
 )
 """A scan of a tenth of a second that accuses innocent classes: here it matters what becomes of flagged samples,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vbdguard.errors import ConfigError
-from vbdguard.guard.relabel import NewLabel, new_label, relabelled
+from vbdguard.guards.relabel import NewLabel, new_label, relabelled
 
 CHANGE = NewLabel(old=1, new=2)
 

@@ -17,8 +17,8 @@ from torchvision import transforms
 from torchvision.datasets import FakeData
 
 from vbdguard.errors import ConfigError, PoisonFoundError, SourceError, UnscannedSampleError
-from vbdguard.guard.dataset import GuardedDataset
-from vbdguard.guard.policy import GuardWarning
+from vbdguard.guards.dataset import GuardedDataset
+from vbdguard.guards.policy import GuardWarning
 from vbdguard.report import ScanReport
 
 from .conftest import ArrayData, make_report
@@ -377,7 +377,7 @@ def test_an_instance_without_state_has_no_attributes_and_no_recursion() -> None:
 
 
 def test_an_attribute_error_in_the_data_does_not_vanish(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vbdguard.guard import dataset
+    from vbdguard.guards import dataset
 
     monkeypatch.setattr(dataset, "Ledger", lambda _: data.no_such_attribute)
     with pytest.raises(SourceError, match="no_such_attribute"):

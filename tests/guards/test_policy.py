@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from vbdguard.errors import ConfigError, PoisonFoundError, UnscannedSampleError
-from vbdguard.guard.policy import GuardWarning, Policy
+from vbdguard.guards.policy import GuardWarning, Policy
 from vbdguard.report import ScanReport, SkippedSample
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbdguard.errors import SourceError, UnscannedSampleError
-from vbdguard.guard.ledger import Ledger, NotingSource, read_all, require_same_data
+from vbdguard.guards.ledger import Ledger, NotingSource, read_all, require_same_data
 from vbdguard.ingest import decode
 from vbdguard.ingest.digest import sample_digest
 from vbdguard.ingest.reader import ingest

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset, Te
 from torchvision import transforms
 from torchvision.datasets import FakeData, ImageFolder
 
-from vbdguard.guard.dataset import GuardedDataset
+from vbdguard.guards.dataset import GuardedDataset
 from vbdguard.report import ScanReport
 
 COUNT = 30

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vbdguard.guard.ledger import Ledger
-from vbdguard.guard.policy import Policy
-from vbdguard.guard.relabel import NewLabel
+from vbdguard.guards.ledger import Ledger
+from vbdguard.guards.policy import Policy
+from vbdguard.guards.relabel import NewLabel
 from vbdguard.report import FlaggedSample, ScanReport
 
 
