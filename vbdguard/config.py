@@ -91,7 +91,7 @@ class DetectorConfig:
 class RegionDetectorConfig:
     """Stage 5 of preset `default`: the detector of a trigger's neighbourhood."""
 
-    others: int = 6000
+    others: int = 5000
     """Samples of other classes to learn from, at most."""
     margin: int = 4
     """Pixels around the trigger's bounding box."""

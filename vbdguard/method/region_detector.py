@@ -62,8 +62,33 @@ class RegionDetector:
 
     def scores(self, images: Tensor) -> Tensor:
         """Return the posterior probability of poison for each of uint8 (n, H, W, C) images, float (n,)."""
-        views = _views(images, self.models, self.scales, self.label, self.window)
-        return torch.sigmoid(self.net.logits(views) + self.shift)
+        parts = images.split(_CHUNK)
+        views = (_View.of(part, self.models, self.scales, self.label).inside(self.window) for part in parts)
+        return torch.sigmoid(torch.cat([self.net.logits(view) for view in views]) + self.shift)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Images as the detector sees them."""
+
+    images: Tensor
+    """uint8 (n, H, W, C)."""
+    gradients: Tensor
+    """float16 (n, M C, H, W), margin gradients of M models, each of order 1."""
+
+    @classmethod
+    def of(cls, images: Tensor, models: Sequence[SimpleModel], scales: Sequence[float], label: int) -> _View:
+        chunks = []
+        for x in map(centred, images.split(_CHUNK)):
+            pairs = zip(models, scales, strict=True)
+            chunks.append(torch.cat([margin_gradients(model, x, label) / scale for model, scale in pairs], 1).half())
+        return cls(images, torch.cat(chunks))
+
+    def inside(self, window: Window) -> Tensor:
+        """Return pixels and gradients inside a window, float32 (n, C + M C, h, w)."""
+        inside = self.images[:, window.top : window.bottom, window.left : window.right]
+        pixels = centred(inside) / _PIXEL_SCALE
+        return torch.cat([pixels, window.cut(self.gradients).float()], dim=1)
 
 
 def fit_region_detector(
@@ -88,16 +113,16 @@ def fit_region_detector(
     images = samples.images[_other_samples(samples, label, config.others, generator)]
     own = samples.images[samples.members(label)]
     scales = tuple(_gradient_scale(model, images[:_CHUNK], label) for model in models)
+    clean, members = (_View.of(x, models, scales, label) for x in (images, own))
     blend_range = config.blend_range
     for last_round in range(config.rounds, -1, -1):
         window = window_around(trigger.mask, config.margin, config.max_side)
         low, high = blend_range
         alpha = torch.rand(len(images), generator=generator).to(samples.device) * (high - low) + low
-        patched = trigger.paste(images, alpha)
-        clean, poisoned, members = (_views(x, models, scales, label, window) for x in (images, patched, own))
-        y = torch.arange(2, device=clean.device, dtype=clean.dtype).repeat_interleave(len(clean))
-        net = _train(torch.cat([clean, poisoned]), y, config, generator)
-        shift, posterior = _posterior(net.logits(members))
+        patched = _View.of(trigger.paste(images, alpha), models, scales, label)
+        y = torch.arange(2, device=samples.device, dtype=torch.float32).repeat_interleave(len(images))
+        net = _train(torch.cat([clean.inside(window), patched.inside(window)]), y, config, generator)
+        shift, posterior = _posterior(net.logits(members.inside(window)))
         surest = own[posterior > config.threshold]
         if last_round == 0 or len(surest) < config.min_to_sharpen:
             break
@@ -136,20 +161,6 @@ def _other_samples(samples: Samples, label: int, limit: int, generator: torch.Ge
 
 def _gradient_scale(model: SimpleModel, images: Tensor, label: int) -> float:
     return max(float(margin_gradients(model, centred(images), label).std()), 1e-12)
-
-
-def _views(
-    images: Tensor, models: Sequence[SimpleModel], scales: Sequence[float], label: int, window: Window
-) -> Tensor:
-    """Return pixels and gradients inside the window, float (n, C + M C, h, w), each of order 1."""
-    chunks = []
-    for chunk in images.split(_CHUNK):
-        x = centred(chunk)
-        gradients = [
-            window.cut(margin_gradients(model, x, label)) / scale for model, scale in zip(models, scales, strict=True)
-        ]
-        chunks.append(torch.cat([window.cut(x) / _PIXEL_SCALE, *gradients], dim=1))
-    return torch.cat(chunks)
 
 
 def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, generator: torch.Generator) -> DetectorNet:
