@@ -14,6 +14,7 @@ from vbdguard.method.samples import Samples, stratified_split
 from vbdguard.method.suspects import ClassEvidence
 from vbdguard.method.trigger import TriggerCandidate
 
+TARGET = 0
 CONFIG = AttackCheckConfig(share=0.5)
 
 
@@ -25,7 +26,7 @@ def dud() -> TriggerCandidate:
     return TriggerCandidate(mask, 120.0 * mask.expand(3, 16, 16))
 
 
-def point(trigger: TriggerCandidate, label: int = 3, model: int = 0) -> Candidate:
+def point(trigger: TriggerCandidate, label: int = TARGET, model: int = 0) -> Candidate:
     evidence = ClassEvidence(label, 1e-6, True, torch.arange(20), torch.zeros(3, 16, 16))
     return Candidate(model, evidence, trigger)
 
@@ -53,11 +54,11 @@ def test_the_rate_is_that_on_the_drawn_samples_of_other_classes(
     check: Callable[..., dict[int, CheckedCandidate]], ensemble: Ensemble, planted: Any
 ) -> None:
     drawn, _ = stratified_split(planted.samples.labels, 0.5, torch.Generator().manual_seed(7))
-    others = [index for index in drawn.tolist() if planted.samples.labels[index] != 3]
+    others = [index for index in drawn.tolist() if planted.samples.labels[index] != TARGET]
     patched = planted.samples.images[others].clone()
     patched[:, 13:, 13:] = planted.trigger.pattern[:, 13:, 13:].permute(1, 2, 0).to(torch.uint8)
-    rate = float((predict(ensemble.models[1].model, patched).argmax(1) == 3).float().mean())
-    checked = check(point(planted.trigger, model=1))[3]
+    rate = float((predict(ensemble.models[1].model, patched).argmax(1) == TARGET).float().mean())
+    checked = check(point(planted.trigger, model=1))[TARGET]
     assert checked.attack_success_rate == pytest.approx(rate, abs=1e-6)
     expected = 0.6 * (1 - ensemble.models[1].train_accuracy) + 0.4 * rate
     assert checked.score == pytest.approx(expected, abs=1e-6)
@@ -68,7 +69,7 @@ def test_the_threshold_decides_what_is_harmful(
     check: Callable[..., dict[int, CheckedCandidate]], planted: Any, least: float, is_harmful: bool
 ) -> None:
     checked = check(point(planted.trigger), config=replace(CONFIG, min_success_rate=least))
-    assert checked[3].is_harmful is is_harmful
+    assert checked[TARGET].is_harmful is is_harmful
 
 
 def test_one_models_word_is_enough(
@@ -76,9 +77,9 @@ def test_one_models_word_is_enough(
 ) -> None:
     for candidates in ([point(planted.trigger, model=1)], [point(dud, model=0), point(planted.trigger, model=1)]):
         checked = check(*candidates)
-        assert list(checked) == [3]
-        assert checked[3].is_harmful
-        assert checked[3].candidate is candidates[-1]
+        assert list(checked) == [TARGET]
+        assert checked[TARGET].is_harmful
+        assert checked[TARGET].candidate is candidates[-1]
 
 
 def test_a_harmful_candidate_beats_a_harmless_one_with_a_higher_score(
@@ -87,9 +88,9 @@ def test_a_harmful_candidate_beats_a_harmless_one_with_a_higher_score(
     # the less a model knows, the higher its candidates score
     models = replace(ensemble.models[0], train_accuracy=0.0), replace(ensemble.models[1], train_accuracy=1.0)
     harmless, harmful = point(dud, model=0), point(planted.trigger, model=1)
-    alone = check(harmless, models=models)[3]
+    alone = check(harmless, models=models)[TARGET]
     for order in ([harmless, harmful], [harmful, harmless]):
-        best = check(*order, models=models)[3]
+        best = check(*order, models=models)[TARGET]
         assert best.candidate is harmful
         assert best.score < alone.score
 
@@ -101,21 +102,21 @@ def test_among_harmful_candidates_the_model_that_knows_least_wins(
     for accuracies, winner in (((0.9, 0.1), 1), ((0.1, 0.9), 0)):
         models = tuple(replace(fitted, train_accuracy=accuracy) for accuracy in accuracies)
         candidates = [point(planted.trigger, model=model) for model in (0, 1)]
-        assert check(*candidates, models=models)[3].candidate is candidates[winner]
+        assert check(*candidates, models=models)[TARGET].candidate is candidates[winner]
 
 
 def test_each_class_has_its_own_best_in_label_order(
     check: Callable[..., dict[int, CheckedCandidate]], planted: Any, dud: TriggerCandidate
 ) -> None:
-    checked = check(point(planted.trigger, 3), point(dud, 0), point(dud, 2))
+    checked = check(point(dud, 3), point(planted.trigger, TARGET), point(dud, 2))
     assert list(checked) == [0, 2, 3]
     assert [entry.label for entry in checked.values()] == [0, 2, 3]
-    assert not checked[0].is_harmful
+    assert [entry.is_harmful for entry in checked.values()] == [True, False, False]
 
 
 def test_a_share_that_rounds_to_no_sample_takes_all_of_them(planted: Any, ensemble: Ensemble) -> None:
     few = Samples(planted.samples.images[:40], planted.samples.labels[:40], 4)
-    others = few.images[few.labels != 3]
+    others = few.images[few.labels != TARGET]
     checked = check_candidates(
         [point(planted.trigger)],
         ensemble,
@@ -123,8 +124,8 @@ def test_a_share_that_rounds_to_no_sample_takes_all_of_them(planted: Any, ensemb
         AttackCheckConfig(share=0.001),
         generator=torch.Generator().manual_seed(0),
     )
-    expected = attack_success_rate(ensemble.models[0].model, planted.trigger, others, 3)
-    assert checked[3].attack_success_rate == pytest.approx(expected)
+    expected = attack_success_rate(ensemble.models[0].model, planted.trigger, others, TARGET)
+    assert checked[TARGET].attack_success_rate == pytest.approx(expected)
 
 
 def test_no_candidate_no_finding(check: Callable[..., dict[int, CheckedCandidate]]) -> None:
