@@ -25,7 +25,7 @@ class EnsembleConfig:
     architectures: tuple[tuple[int, ...], ...] = ((64,), (10, 10), (16, 16))
     """Filters per block, one tuple per model."""
     train_share: float = 0.8
-    """Share of each class that trains; the rest is the detection split (0: all samples do both)."""
+    """Share of each class that trains; the rest is the detection split (1: all samples do both)."""
     epochs: int = 20
     min_steps: int = 0
     """Fewest optimiser steps; small data sets get more epochs until they have them."""
