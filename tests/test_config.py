@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vbdguard.config import (
+    AttackCheckConfig,
+    DetectorConfig,
+    EnsembleConfig,
+    MethodConfig,
+    RegionDetectorConfig,
+    ScanConfig,
+    SuspectsConfig,
+)
+from vbdguard.errors import ConfigError, VBDGuardError
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"preset": "fast"}, "preset must be one of default, paper, got 'fast'"),
+        ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be 0 to"),
+        ({"image_size": 7}, "image_size must be 8 to 512 pixels a side, got 7"),
+        ({"image_size": 513}, "image_size must be 8 to 512"),
+        ({"image_size": (32, 4)}, r"image_size must be 8 to 512 pixels a side, got \(32, 4\)"),
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_right_is_named_with_its_range(settings_: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        ScanConfig(**settings_)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, VBDGuardError)
+
+
+@pytest.mark.parametrize("settings_", [{"seed": 2**32 - 1}, {"image_size": 8}, {"image_size": (512, 8)}, {"jobs": 1}])
+def test_the_ends_of_the_ranges_are_allowed(settings_: dict[str, Any]) -> None:
+    ScanConfig(**settings_)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (48, (48, 48)), ((32, 64), (32, 64))])
+def test_one_number_means_a_square(given: Any, expected: tuple[int, int] | None) -> None:
+    assert ScanConfig(image_size=given).canonical_size == expected
+
+
+def test_a_preset_is_resolved_and_written_down_in_full() -> None:
+    for preset in ("default", "paper"):
+        config = ScanConfig(preset=preset)  # type: ignore[arg-type]
+        assert config.method == MethodConfig.preset(preset)  # type: ignore[arg-type]
+        assert config.result_settings()["method"]["ensemble"]["epochs"] == config.method.ensemble.epochs
+
+
+def test_settings_of_ones_own_win_over_the_preset() -> None:
+    own = replace(MethodConfig.preset("paper"), suspects=SuspectsConfig(top=7))
+    assert ScanConfig(method=own).method.suspects.top == 7
+
+
+def test_presets_differ_in_the_detector_and_the_second_proof() -> None:
+    default, paper = MethodConfig.preset("default"), MethodConfig.preset("paper")
+    assert isinstance(default.detector, RegionDetectorConfig)
+    assert isinstance(paper.detector, DetectorConfig)
+    assert default.label_check is not None
+    assert paper.label_check is None
+
+
+def test_the_paper_preset_is_the_published_experiment() -> None:
+    """Paper, section 4.1, and the configuration that its authors published."""
+    paper = MethodConfig.preset("paper")
+    ensemble = paper.ensemble
+    assert ensemble.architectures == ((64,), (10, 10), (16, 16))
+    assert (ensemble.train_share, ensemble.epochs) == (0.8, 20)
+    assert (ensemble.lr, ensemble.momentum, ensemble.weight_decay) == (0.01, 0.9, 5e-4)
+    assert paper.suspects == SuspectsConfig(top=20, min_top=5, significance=0.01)
+    assert paper.attack_check == AttackCheckConfig(share=0.1, min_success_rate=0.33, accuracy_weight=0.6)
+    detector = paper.detector
+    assert isinstance(detector, DetectorConfig)
+    assert (detector.filters, detector.dropout, detector.epochs, detector.batch_size) == (32, 0.5, 20, 256)
+    assert (detector.lr, detector.momentum, detector.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (detector.blend_range, detector.pseudo_first, detector.pseudo_last) == ((0.2, 1.0), 6, 12)
+    assert (detector.min_accuracy, detector.threshold) == (0.75, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "expected"),
+    [((32, 32, 3), 40_000, (256, 20)), ((64, 64, 3), 40_000, (64, 20)), ((32, 96, 3), 40_000, (64, 20))],
+)
+def test_the_paper_preset_plans_batches_as_published(
+    shape: tuple[int, int, int], n: int, expected: tuple[int, int]
+) -> None:
+    assert MethodConfig.preset("paper").ensemble.plan(shape, n) == expected
+
+
+@settings(max_examples=200)
+@given(
+    n=st.integers(1, 100_000),
+    epochs=st.integers(1, 20),
+    min_steps=st.integers(0, 2000),
+    min_batches=st.integers(1, 100),
+    batch_size=st.none() | st.integers(1, 512),
+)
+def test_a_plan_has_its_least_steps_and_a_batch_no_larger_than_the_data(
+    n: int, epochs: int, min_steps: int, min_batches: int, batch_size: int | None
+) -> None:
+    config = EnsembleConfig(epochs=epochs, min_steps=min_steps, min_batches=min_batches, batch_size=batch_size)
+    size, planned = config.plan((32, 32, 3), n)
+    per_epoch = -(-n // size)
+    assert 1 <= size <= min(n, batch_size or 256)
+    assert planned >= epochs
+    assert planned * per_epoch >= min_steps
+    # no more epochs than that takes
+    assert planned == epochs or (planned - 1) * per_epoch < min_steps
+    assert per_epoch >= min_batches or size <= 32
+
+
+def test_result_settings_are_json_and_leave_out_what_changes_no_result() -> None:
+    config = ScanConfig(jobs=3, seed=5, device="cpu", image_size=48)
+    body = config.result_settings()
+    assert json.loads(json.dumps(body)) == json.loads(json.dumps(ScanConfig(image_size=(48, 48)).result_settings()))
+    assert not body.keys() & {"jobs", "seed", "device"}
+    assert body["image_size"] == [48, 48]
+    assert ScanConfig().result_settings()["image_size"] is None
+
+
+@pytest.mark.parametrize("change", [{"preset": "paper"}, {"image_size": 16}, {"label_key": "json"}])
+def test_result_settings_tell_apart_what_changes_a_result(change: dict[str, Any]) -> None:
+    assert ScanConfig(**change).result_settings() != ScanConfig().result_settings()
+
+
+def test_reading_jobs_are_those_asked_for_or_one_per_core() -> None:
+    assert ScanConfig(jobs=3).reading_jobs == 3
+    assert ScanConfig().reading_jobs >= 1
+
+
+def test_a_config_is_fixed_comparable_and_can_be_sent_to_a_worker() -> None:
+    config = ScanConfig(seed=3)
+    assert config == ScanConfig(seed=3) != ScanConfig(seed=4)
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 4  # type: ignore[misc]

@@ -1,0 +1,325 @@
+"""scan() from shards on disk to the report, with nothing replaced."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vbdguard.attacks.poison import Poisoned, poison_arrays
+from vbdguard.cli.demo_data import DemoSet
+from vbdguard.config import (
+    AttackCheckConfig,
+    DetectorConfig,
+    EnsembleConfig,
+    LabelCheckConfig,
+    MethodConfig,
+    RegionDetectorConfig,
+    ScanConfig,
+    SuspectsConfig,
+)
+from vbdguard.errors import ConfigError, NothingToScanError, SourceError
+from vbdguard.progress import Silent
+from vbdguard.report import STAGES, ScanReport, report_schema
+from vbdguard.scanner import scan
+from vbdguard.sources.base import RawSample
+from vbdguard.sources.writing import write_shards
+
+QUICK = ScanConfig(
+    device="cpu",
+    jobs=1,
+    method=MethodConfig(
+        ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
+        suspects=SuspectsConfig(significance=1.1),
+        attack_check=AttackCheckConfig(min_success_rate=0.0),
+        detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
+    ),
+)
+"""A scan of a quarter of a second that accuses innocent classes: most tests here ask what becomes of flags."""
+CALM = replace(QUICK, method=replace(QUICK.method, attack_check=AttackCheckConfig(min_success_rate=1.1)))
+"""As quick, and it never accuses anybody."""
+THOROUGH = ScanConfig(
+    device="cpu",
+    jobs=1,
+    method=MethodConfig(
+        ensemble=EnsembleConfig(architectures=((16,), (8, 8)), epochs=4, batch_size=32, train_share=1.0),
+        detector=RegionDetectorConfig(batch_size=64, margin=2, others=500, lr=1e-2, blend_range=(0.5, 1.0)),
+        label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
+    ),
+)
+"""Preset `default` in small: as many steps as a thousand images need."""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterable[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def noise(count: int = 90, classes: int = 3) -> list[RawSample]:
+    """Noise around a brightness of each class's own."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    images = rng.integers(0, 150, (count, 16, 16, 3)) + 50 * labels[:, None, None, None]
+    return [
+        RawSample(f"s{number:03d}", image.astype(np.uint8), int(label))
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write samples as shards into a folder."""
+
+    def to_shards(
+        folder: str = "data", samples: Iterable[RawSample] | None = None, prefix: str = "train", per_shard: int = 30
+    ) -> Path:
+        dest = tmp_path / folder
+        write_shards(noise() if samples is None else samples, dest, per_shard=per_shard, prefix=prefix)
+        return dest
+
+    return to_shards
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the scan trained although it need not")
+
+    monkeypatch.setattr("vbdguard.method.pipeline.detect", refuse)
+
+
+def timeless(report: ScanReport, *, without: tuple[str, ...] = ()) -> str:
+    """The report's bytes, less what the clock decides (and parts of `dataset`, where the test changes those)."""
+    body = json.loads(report.to_json())
+    del body["timings"]
+    for name in without:
+        del body["dataset"][name]
+    return json.dumps(body)
+
+
+@pytest.fixture(scope="module")
+def attacked() -> Poisoned:
+    """Four classes of 250 natural crops, every tenth with a 3 x 3 grid and the label 0."""
+    drawn = [sample for sample in DemoSet(250).samples() if sample.label in (1, 4, 5, 9)]
+    crops = np.stack([np.asarray(sample.image) for sample in drawn])
+    small = crops.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4)).astype(np.uint8)
+    return poison_arrays(small, [(1, 4, 5, 9).index(int(sample.label)) for sample in drawn], "color_grid", target=0)
+
+
+@pytest.fixture(scope="module")
+def found(attacked: Poisoned, tmp_path_factory: pytest.TempPathFactory) -> ScanReport:
+    folder = tmp_path_factory.mktemp("attacked")
+    samples = (
+        RawSample(f"s{number:04d}", image, int(label))
+        for number, (image, label) in enumerate(zip(attacked.images, attacked.labels, strict=True))
+    )
+    write_shards(samples, folder / "data", per_shard=400)
+    return scan(str(folder / "data"), THOROUGH, cache_dir=folder / "cache")
+
+
+def test_poison_in_shards_is_found_and_named(found: ScanReport, attacked: Poisoned) -> None:
+    flagged = {int(entry.key.rsplit("/s")[1]) for entry in found.flagged}
+    truth = set(np.flatnonzero(attacked.is_poisoned).tolist())
+    assert (found.verdict, found.status, found.exit_code()) == ("poisoned", "complete", 1)
+    assert [entry.label for entry in found.poisoned_classes] == [0]
+    assert len(flagged & truth) >= 0.95 * len(truth)
+    assert len(flagged - truth) <= 5
+
+
+def test_the_report_shows_the_trigger(found: ScanReport) -> None:
+    trigger = found.classes[0].trigger
+    assert trigger is not None
+    assert (trigger.bbox, trigger.pixels, trigger.blend_factor) == ((13, 13, 3, 3), 9, 1.0)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(trigger.pattern_png))))
+    assert picture.shape == (16, 16, 4)
+    # the colour grid: red, green, cyan, yellow and blue
+    for row, column, colour in [(13, 13, "100"), (13, 15, "010"), (14, 14, "011"), (15, 13, "110"), (15, 15, "001")]:
+        assert "".join(str(int(level > 127)) for level in picture[row, column, :3]) == colour
+
+
+def test_a_report_is_valid_against_the_schema_and_says_how_it_came_about(found: ScanReport) -> None:
+    jsonschema.Draft202012Validator(report_schema()).validate(json.loads(found.to_json()))
+    assert (found.seed, found.device, found.from_cache) == (0, "cpu", False)
+    assert list(found.timings) == [*STAGES, "total"]
+    assert found.timings["total"] >= 0.9 * sum(found.timings[stage] for stage in STAGES)
+    assert found.dataset.samples == sum(entry.samples for entry in found.classes) == 1000
+    assert [(shard.name, shard.samples) for shard in found.dataset.shards] == [
+        ("train-000000.tar", 400),
+        ("train-000001.tar", 400),
+        ("train-000002.tar", 200),
+    ]
+    assert found.environment["torch"] == torch.__version__
+
+
+def test_flags_are_counted_and_named_as_the_samples_are(write: Write, tmp_path: Path) -> None:
+    report = scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    assert 0 < len(report.flagged) < 90
+    assert len(report.flagged) == sum(entry.flagged for entry in report.classes)
+    keys = {f"train-{number // 30:06d}.tar/s{number:03d}": number % 3 for number in range(90)}
+    assert all(keys[entry.key] == entry.label for entry in report.flagged)
+
+
+def test_a_second_scan_takes_the_cached_report_and_trains_nothing(
+    write: Write, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = str(write())
+    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    request.getfixturevalue("no_training")
+    second = scan(data, replace(QUICK, jobs=2), cache_dir=tmp_path / "cache")
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert timeless(first) == timeless(second)
+    assert list(second.timings) == ["ingest", "total"]
+
+
+@pytest.mark.parametrize("change", ["refresh", "seed", "method", "data", "cache"])
+def test_whatever_could_change_the_outcome_is_computed_anew(
+    write: Write, tmp_path: Path, request: pytest.FixtureRequest, change: str
+) -> None:
+    scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    request.getfixturevalue("no_training")
+    if change == "data":
+        write("other", [*noise()[:-1], RawSample("s089", np.full((16, 16, 3), 9, np.uint8), 2)])
+    configs = {"seed": replace(QUICK, seed=1), "method": CALM}
+    with pytest.raises(AssertionError, match="trained"):
+        scan(
+            str(tmp_path / ("other" if change == "data" else "data")),
+            configs.get(change, QUICK),
+            cache_dir=tmp_path / ("elsewhere" if change == "cache" else "cache"),
+            refresh=change == "refresh",
+        )
+
+
+def test_refresh_gives_the_same_bytes(write: Write, tmp_path: Path) -> None:
+    data = str(write())
+    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    again = scan(data, QUICK, cache_dir=tmp_path / "cache", refresh=True)
+    assert not again.from_cache
+    assert timeless(first) == timeless(again)
+
+
+def test_renamed_shards_take_the_cached_report_under_their_new_names(
+    write: Write, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = write()
+    first = scan(str(data), QUICK, cache_dir=tmp_path / "cache")
+    for path in sorted(data.iterdir()):
+        path.rename(path.with_name(path.name.replace("train", "part")))
+    request.getfixturevalue("no_training")
+    second = scan(str(data), QUICK, cache_dir=tmp_path / "cache")
+    assert second.from_cache
+    assert [entry.key for entry in second.flagged] == [e.key.replace("train", "part") for e in first.flagged]
+    assert [entry.digest for entry in second.flagged] == [entry.digest for entry in first.flagged]
+    assert {shard.name for shard in second.dataset.shards} == {f"part-{i:06d}.tar" for i in range(3)}
+
+
+def test_without_a_cache_nothing_is_left_behind(
+    write: Write, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    before = sorted(tmp_path.rglob("*"))
+    assert not scan(str(data), QUICK, use_cache=False).from_cache
+    assert not scan(str(data), QUICK, use_cache=False).from_cache
+    assert sorted(tmp_path.rglob("*")) == before
+    assert list(own_cache.iterdir()) == []
+
+
+def test_the_users_cache_is_taken_where_none_is_named(write: Write, own_cache: Path) -> None:
+    data = str(write())
+    assert not scan(data, QUICK).from_cache
+    assert any((own_cache / "reports").iterdir())
+    assert scan(data, QUICK).from_cache
+
+
+def test_neither_processes_nor_the_order_of_shards_change_a_byte(write: Write, tmp_path: Path) -> None:
+    shards = [str(path) for path in sorted(write().iterdir())]
+    alone = scan(shards, QUICK, cache_dir=tmp_path / "one")
+    together = scan(shards, replace(QUICK, jobs=2), cache_dir=tmp_path / "two")
+    turned = scan(shards[::-1], QUICK, cache_dir=tmp_path / "three")
+    assert alone.flagged
+    assert not any(report.from_cache for report in (alone, together, turned))
+    assert timeless(alone) == timeless(together)
+    # what the user typed is reported as typed
+    assert timeless(alone, without=("sources",)) == timeless(turned, without=("sources",))
+
+
+def test_shards_cut_anew_hold_the_same_findings(write: Write, tmp_path: Path) -> None:
+    one = scan(str(write("one")), QUICK, cache_dir=tmp_path / "cache")
+    other = scan(str(write("other", noise()[::-1], per_shard=17)), QUICK, cache_dir=tmp_path / "fresh")
+    assert one.dataset.digest == other.dataset.digest
+    assert {(e.digest, e.score) for e in one.flagged} == {(e.digest, e.score) for e in other.flagged}
+    assert one.classes == other.classes
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (noise(5), "expected at least 10 samples in some class, got 5 samples in 3 classes, the largest with 2"),
+        (noise(30, classes=1), "expected at least two classes, all 30 samples"),
+    ],
+    ids=["five-images", "one-class"],
+)
+def test_too_little_to_say_anything_is_no_clean_verdict(
+    write: Write, tmp_path: Path, samples: list[RawSample], message: str
+) -> None:
+    with pytest.raises(NothingToScanError, match=message):
+        scan(str(write(samples=samples)), QUICK, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "reports").iterdir()) == []
+
+
+@pytest.mark.parametrize(("config", "code"), [(CALM, 2), (QUICK, 1)], ids=["clean", "poisoned"])
+def test_a_truncated_shard_leaves_the_scan_incomplete(
+    write: Write, tmp_path: Path, config: ScanConfig, code: int
+) -> None:
+    path = write() / "train-000001.tar"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for _ in range(2):  # computed, then from the cache
+        report = scan(str(path.parent), config, cache_dir=tmp_path / "cache")
+        assert (report.status, report.exit_code()) == ("incomplete", code)
+        assert [(entry.key, entry.reason) for entry in report.skipped] == [("train-000001.tar", "truncated")]
+        assert [shard.status for shard in report.dataset.shards] == ["complete", "incomplete", "complete"]
+        assert report.dataset.samples < 90
+    assert report.from_cache
+
+
+def test_clean_data_that_can_all_be_read_have_exit_code_0(write: Write, tmp_path: Path) -> None:
+    report = scan(str(write()), CALM, cache_dir=tmp_path / "cache")
+    assert (report.verdict, report.status, report.flagged, report.exit_code()) == ("clean", "complete", (), 0)
+
+
+def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got 'abacus'"):
+        scan(str(tmp_path / "not there"), replace(QUICK, device="abacus"), cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_source_that_is_not_there_is_an_error_not_a_clean_verdict(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="not there"):
+        scan(str(tmp_path / "not there"), QUICK, cache_dir=tmp_path / "cache")
+
+
+def test_the_listener_hears_of_each_stage_in_order(write: Write, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Listening(Silent):
+        def begin(self, stage: str, total: int | None) -> None:
+            heard.append(stage)
+
+    scan(str(write()), QUICK, cache_dir=tmp_path / "cache", progress=Listening())
+    assert heard == list(STAGES)
