@@ -128,5 +128,24 @@ def test_a_share_that_rounds_to_no_sample_takes_all_of_them(planted: Any, ensemb
     assert checked[TARGET].attack_success_rate == pytest.approx(expected)
 
 
+def test_a_large_class_beside_tiny_ones_is_checked_on_all_they_have(planted: Any, ensemble: Ensemble) -> None:
+    """A tenth of four samples rounds to none, while the large class still gives its share."""
+    large, tiny = planted.samples.members(TARGET), planted.samples.members(1)[:4]
+    lopsided = planted.samples.subset(torch.cat([large, tiny]))
+    generator = torch.Generator().manual_seed(0)
+    run = [[point(planted.trigger)], ensemble, lopsided, AttackCheckConfig()]
+    checked = check_candidates(*run, generator=generator)  # type: ignore[arg-type]
+    expected = attack_success_rate(ensemble.models[0].model, planted.trigger, planted.samples.images[tiny], TARGET)
+    assert expected >= 0.75
+    assert checked[TARGET].attack_success_rate == pytest.approx(expected)
+    assert checked[TARGET].is_harmful
+
+
+def test_where_there_is_no_other_class_to_patch_a_candidate_is_left_out(planted: Any, ensemble: Ensemble) -> None:
+    alone = planted.samples.subset(planted.samples.members(TARGET))
+    generator = torch.Generator().manual_seed(0)
+    assert check_candidates([point(planted.trigger)], ensemble, alone, AttackCheckConfig(), generator=generator) == {}
+
+
 def test_no_candidate_no_finding(check: Callable[..., dict[int, CheckedCandidate]]) -> None:
     assert check() == {}

@@ -52,6 +52,8 @@ def check_candidates(
 ) -> dict[int, CheckedCandidate]:
     """Return the best candidate of each class, harmful ones first; one model's word is enough.
 
+    A candidate is left out where the detection split holds no other class to patch.
+
     Args:
         candidates: from stage 3.
         ensemble: the models that they came from.
@@ -60,10 +62,12 @@ def check_candidates(
         generator: CPU generator for the choice of patched samples.
     """
     chosen, _ = stratified_split(detection.labels, config.share, generator)
-    subset = detection.subset(chosen if len(chosen) else torch.arange(len(detection)))
     best: dict[int, CheckedCandidate] = {}
     for candidate in candidates:
-        checked = _check(candidate, ensemble, subset, config)
+        others = _others(detection, chosen, candidate.evidence.label)
+        if not len(others):
+            continue
+        checked = _check(candidate, ensemble, others, config)
         rival = best.get(checked.label)
         if rival is None or (checked.is_harmful, checked.score) > (rival.is_harmful, rival.score):
             best[checked.label] = checked
@@ -83,10 +87,15 @@ def attack_success_rate(model: SimpleModel, trigger: TriggerCandidate, images: T
     return float((predicted == label).float().mean())
 
 
-def _check(candidate: Candidate, ensemble: Ensemble, subset: Samples, config: AttackCheckConfig) -> CheckedCandidate:
+def _others(detection: Samples, chosen: Tensor, label: int) -> Tensor:
+    """Return the chosen images of other classes; all of them where the share of small classes rounds to none."""
+    others = chosen[detection.labels[chosen] != label]
+    return detection.images[others] if len(others) else detection.images[detection.labels != label]
+
+
+def _check(candidate: Candidate, ensemble: Ensemble, others: Tensor, config: AttackCheckConfig) -> CheckedCandidate:
     label = candidate.evidence.label
     fitted = ensemble.models[candidate.model_index]
-    others = subset.images[subset.labels != label]
     rate = attack_success_rate(fitted.model, candidate.trigger, others, label)
     # A simple model that is bad at the task and obeys the trigger separates best (section 3.3.8).
     score = config.accuracy_weight * (1 - fitted.train_accuracy) + (1 - config.accuracy_weight) * rate
