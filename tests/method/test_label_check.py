@@ -101,6 +101,15 @@ def test_a_class_that_is_flagged_whole_is_judged_against_full_agreement(planted:
     assert agreement(planted.samples, whole, planted.trigger.mask, method).kept == 1.0
 
 
+def test_a_half_of_which_nothing_may_be_seen_clears_nobody(
+    planted: Any, method: MethodConfig, everywhere: Tensor
+) -> None:
+    """All but one sample are of the class that is flagged whole: one of the two models has nothing to learn from."""
+    kept = torch.cat([planted.samples.members(0)[:100], planted.samples.members(1)[:1]])
+    samples = planted.samples.subset(kept)
+    assert agreement(samples, samples.labels == 0, everywhere, method).is_stranger
+
+
 def test_no_sample_is_judged_by_a_model_that_learned_its_label() -> None:
     """Noise under random labels, which only memory could give back."""
     noise = torch.randint(0, 256, (200, 12, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -96,7 +96,7 @@ def _blank(samples: Samples, masks: list[Tensor]) -> Samples:
 def _predict_across_halves(
     samples: Samples, is_hidden: Tensor, ensemble: EnsembleConfig, config: LabelCheckConfig, seed: int
 ) -> Tensor:
-    """Return for each sample the class that the model of the other half predicts, int64 (N,)."""
+    """Return for each sample the class that the model of the other half predicts, -1 where that half is all hidden."""
     settings = replace(
         ensemble,
         architectures=(config.architecture,),
@@ -106,9 +106,11 @@ def _predict_across_halves(
         batch_size=config.batch_size,
     )
     halves = stratified_split(samples.labels, 0.5, torch.Generator().manual_seed(seed))
-    predicted = torch.empty_like(samples.labels)
+    predicted = torch.full_like(samples.labels, -1)
     for learned, judged in (halves, halves[::-1]):
         seen = samples.subset(learned[~is_hidden[learned]])
+        if not len(seen):
+            continue
         model = fit_ensemble(seen, settings, seed=seed, progress=Silent()).models[0].model
         predicted[judged] = predict(model, samples.images[judged]).argmax(1)
     return predicted
