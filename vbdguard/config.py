@@ -37,6 +37,12 @@ class EnsembleConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
+    def __post_init__(self) -> None:
+        _require("train_share must be above 0 and at most 1", 0 < self.train_share <= 1, self.train_share)
+        _require("epochs must be at least 1", self.epochs >= 1, self.epochs)
+        _require("architectures must name at least one model", bool(self.architectures), self.architectures)
+        _require("lr must be above 0", self.lr > 0, self.lr)
+
     def plan(self, image_shape: tuple[int, int, int], n_train: int) -> tuple[int, int]:
         """Return batch size and epochs for `n_train` training samples of a shape."""
         published = 64 if max(image_shape[:2]) >= 64 else 256
@@ -55,6 +61,10 @@ class SuspectsConfig:
     significance: float = 0.01
     """Largest p-value that makes a class suspect."""
 
+    def __post_init__(self) -> None:
+        _require("min_top must be 2 to top", 2 <= self.min_top <= self.top, (self.min_top, self.top))
+        _require("significance must be at least 0", self.significance >= 0, self.significance)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackCheckConfig:
@@ -64,6 +74,10 @@ class AttackCheckConfig:
     """Share of the detection split's other classes that is patched."""
     min_success_rate: float = 0.33
     accuracy_weight: float = 0.6
+
+    def __post_init__(self) -> None:
+        _require_share("share", self.share)
+        _require_share("accuracy_weight", self.accuracy_weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +100,20 @@ class DetectorConfig:
     min_accuracy: float = 0.75
     threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        _require_blend_range(self.blend_range)
+        _require_share("dropout", self.dropout)
+        _require_share("threshold", self.threshold)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionDetectorConfig:
     """Stage 5 of preset `default`: the detector of a trigger's neighbourhood."""
 
-    others: int = 5000
-    """Samples of other classes to learn from, at most."""
+    others: int = 10_000
+    """Samples of other classes that a detector learns from, at most."""
+    others_in_all: int = 50_000
+    """The same for all detectors of a scan together, so that its time stays bounded."""
     margin: int = 4
     """Pixels around the trigger's bounding box."""
     max_side: int = 16
@@ -111,6 +132,13 @@ class RegionDetectorConfig:
     weight_decay: float = 1e-3
     threshold: float = 0.5
 
+    def __post_init__(self) -> None:
+        _require_blend_range(self.blend_range)
+        _require("others must be at least 1", min(self.others, self.others_in_all) >= 1, self.others)
+        _require("max_side must be at least 4", self.max_side >= 4, self.max_side)
+        _require_share("dropout", self.dropout)
+        _require_share("threshold", self.threshold)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCheckConfig:
@@ -122,8 +150,6 @@ class LabelCheckConfig:
     batch_size: int = 128
     max_blanked: float = 0.25
     """Share of the image up to which a trigger is painted over."""
-    max_ratio: float = 0.6
-    """Agreement among the flagged, as a share of that among the kept, from which on a class is cleared."""
     significance: float = 1e-3
     """Chance that flagged samples which agree like the kept ones agree so seldom, from which on a class is cleared."""
 
@@ -213,3 +239,17 @@ class ScanConfig:
             del body[name]
         body["image_size"] = self.canonical_size and list(self.canonical_size)
         return body
+
+
+def _require(rule: str, is_met: bool, value: object) -> None:
+    if not is_met:
+        raise ConfigError(f"{rule}, got {value!r}")
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(f"{name} must be 0 to 1", 0 <= value <= 1, value)
+
+
+def _require_blend_range(blend_range: tuple[float, float]) -> None:
+    low, high = blend_range
+    _require("blend_range must be two rising numbers above 0, at most 1", 0 < low <= high <= 1, blend_range)

@@ -87,7 +87,7 @@ def renew_report(cached: ScanReport, ingested: Ingested, *, seconds: Mapping[str
 def _dataset(ingested: Ingested) -> DatasetReport:
     return DatasetReport(
         digest=ingested.dataset_digest,
-        sources=ingested.sources,
+        sources=tuple(sorted(ingested.sources)),
         samples=len(ingested.store),
         classes=sum(count > 0 for count in ingested.class_counts),
         image_shape=ingested.store.image_shape,

@@ -80,7 +80,7 @@ def test_shares_and_p_value_are_those_of_the_predictions(
 
 @pytest.mark.parametrize(
     ("change", "is_stranger"),
-    [({}, True), ({"max_ratio": 0.0}, False), ({"significance": 0.0}, False)],
+    [({}, True), ({"significance": 0.0}, False)],
 )
 def test_strangers_agree_both_seldom_and_too_seldom_for_chance(
     planted: Any, method: MethodConfig, change: dict[str, float], is_stranger: bool
@@ -88,6 +88,15 @@ def test_strangers_agree_both_seldom_and_too_seldom_for_chance(
     assert method.label_check is not None
     strict = replace(method, label_check=replace(method.label_check, **change))
     assert agreement(planted.samples, in_class(planted), planted.trigger.mask, strict).is_stranger is is_stranger
+
+
+@pytest.mark.parametrize(("own_share", "is_stranger"), [(1 / 2, True), (1 / 10, False)])
+def test_the_fewer_the_classes_the_more_own_samples_an_attack_may_hold(own_share: float, is_stranger: bool) -> None:
+    """With two classes half of an attacker's samples bear their true label: 65 % agreement is then suspiciously low."""
+    flagged, kept = torch.arange(100) < 65, torch.arange(100) < 95
+    found = label_check._agreement(flagged, kept, 0.05, own_share, LabelCheckConfig())
+    assert found.if_poisoned == pytest.approx(own_share * 0.95 + (1 - own_share) * 0.05)
+    assert found.is_stranger is is_stranger
 
 
 def test_few_flagged_samples_prove_nothing(planted: Any, method: MethodConfig) -> None:

@@ -35,6 +35,8 @@ class LabelAgreement:
     """Share in [0, 1] among the flagged samples of the class."""
     kept: float
     """Share in [0, 1] among its other samples; 1 where there are none."""
+    if_poisoned: float
+    """Share to expect among the flagged if they were drawn from all classes, as an attacker draws them."""
     p_value: float
     """Chance of so little agreement among the flagged if they agreed as often as the kept."""
     is_stranger: bool
@@ -69,17 +71,31 @@ def label_agreements(
     agreements = {}
     for label in masks:
         members = samples.members(label)
-        agrees = predicted[members] == label
-        agreements[label] = _agreement(agrees[is_flagged[members]], agrees[~is_flagged[members]], config)
+        agrees = predicted == label
+        mistaken = agrees[(samples.labels != label) & ~is_flagged].float().mean()
+        flagged, kept = agrees[members[is_flagged[members]]], agrees[members[~is_flagged[members]]]
+        agreements[label] = _agreement(flagged, kept, float(mistaken), 1 / samples.n_classes, config)
     return agreements
 
 
-def _agreement(flagged: Tensor, kept: Tensor, config: LabelCheckConfig) -> LabelAgreement:
+def _agreement(
+    flagged: Tensor, kept: Tensor, mistaken: float, own_share: float, config: LabelCheckConfig
+) -> LabelAgreement:
+    """Return the agreement of one class: strangers agree less than half-way between what poison and kept samples do.
+
+    Args:
+        flagged: bool (n,), whether each flagged sample is predicted as the class.
+        kept: bool (m,), the same of the kept ones.
+        mistaken: share of other classes' samples predicted as the class.
+        own_share: share of an attacker's samples that belong to the class anyway.
+        config: settings of the check.
+    """
     expected = float(kept.float().mean()) if len(kept) else 1.0
+    if_poisoned = own_share * expected + (1 - own_share) * mistaken
     observed = float(flagged.float().mean())
     p_value = float(binom.cdf(int(flagged.sum()), len(flagged), expected))
-    is_stranger = observed < config.max_ratio * expected and p_value < config.significance
-    return LabelAgreement(observed, expected, p_value, is_stranger)
+    is_stranger = observed < (expected + if_poisoned) / 2 and p_value < config.significance
+    return LabelAgreement(observed, expected, if_poisoned, p_value, is_stranger)
 
 
 def _blank(samples: Samples, masks: list[Tensor]) -> Samples:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -148,18 +148,17 @@ def _fit_detectors(
     progress: Progress,
 ) -> list[Detector]:
     detectors: list[Detector] = []
+    models = [fitted.model for fitted in ensemble.models]
     for check in harmful:
-        trigger = check.candidate.trigger
-        if isinstance(config.detector, DetectorConfig):
-            model = ensemble.models[check.candidate.model_index].model
-            fitted = fit_detector(model, samples, check.label, trigger, config.detector, generator=generator)
-            if fitted.train_accuracy >= config.detector.min_accuracy:
+        trigger, settings = check.candidate.trigger, config.detector
+        if isinstance(settings, DetectorConfig):
+            model = models[check.candidate.model_index]
+            fitted = fit_detector(model, samples, check.label, trigger, settings, generator=generator)
+            if fitted.train_accuracy >= settings.min_accuracy:
                 detectors.append(fitted)
         else:
-            models = [fitted.model for fitted in ensemble.models]
-            detectors.append(
-                fit_region_detector(models, samples, check.label, trigger, config.detector, generator=generator)
-            )
+            share = replace(settings, others=min(settings.others, settings.others_in_all // len(harmful)))
+            detectors.append(fit_region_detector(models, samples, check.label, trigger, share, generator=generator))
         progress.advance()
     return detectors
 
