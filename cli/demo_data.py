@@ -46,7 +46,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 class DemoSet:
     """How large the demo's data set is, and which draw of it."""
 
-    per_class: int = 900
+    per_class: int = 600
     seed: int = 0
 
     @property
