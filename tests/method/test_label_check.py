@@ -105,9 +105,10 @@ def test_few_flagged_samples_prove_nothing(planted: Any, method: MethodConfig) -
     assert not agreement(planted.samples, few, planted.trigger.mask, method).is_stranger
 
 
-def test_a_class_that_is_flagged_whole_is_judged_against_full_agreement(planted: Any, method: MethodConfig) -> None:
+def test_a_class_that_is_flagged_whole_is_judged_against_the_other_classes(planted: Any, method: MethodConfig) -> None:
     whole = planted.samples.labels == planted.target
-    assert agreement(planted.samples, whole, planted.trigger.mask, method).kept == 1.0
+    found = agreement(planted.samples, whole, planted.trigger.mask, method)
+    assert 0.3 < found.kept < 1.0
 
 
 def test_a_half_of_which_nothing_may_be_seen_clears_nobody(

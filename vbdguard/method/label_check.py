@@ -26,6 +26,8 @@ from vbdguard.method.ensemble import fit_ensemble, predict
 from vbdguard.method.samples import Samples, stratified_split
 from vbdguard.progress import Silent
 
+_FEWEST_KEPT = 10
+
 
 @dataclass(frozen=True, slots=True)
 class LabelAgreement:
@@ -34,7 +36,7 @@ class LabelAgreement:
     flagged: float
     """Share in [0, 1] among the flagged samples of the class."""
     kept: float
-    """Share in [0, 1] among its other samples; 1 where there are none."""
+    """Share in [0, 1] among its other samples; where there are hardly any, among all samples not flagged."""
     if_poisoned: float
     """Share to expect among the flagged if they were drawn from all classes, as an attacker draws them."""
     p_value: float
@@ -74,6 +76,10 @@ def label_agreements(
         agrees = predicted == label
         mistaken = agrees[(samples.labels != label) & ~is_flagged].float().mean()
         flagged, kept = agrees[members[is_flagged[members]]], agrees[members[~is_flagged[members]]]
+        if len(kept) < _FEWEST_KEPT:
+            kept = (predicted == samples.labels)[~is_flagged]
+        if len(kept) < _FEWEST_KEPT:
+            kept = torch.ones_like(flagged)  # nothing to compare with: the class stays accused
         agreements[label] = _agreement(flagged, kept, float(mistaken), 1 / samples.n_classes, config)
     return agreements
 
@@ -85,12 +91,12 @@ def _agreement(
 
     Args:
         flagged: bool (n,), whether each flagged sample is predicted as the class.
-        kept: bool (m,), the same of the kept ones.
+        kept: bool (m,), m >= 1, the same of the kept ones.
         mistaken: share of other classes' samples predicted as the class.
         own_share: share of an attacker's samples that belong to the class anyway.
         config: settings of the check.
     """
-    expected = float(kept.float().mean()) if len(kept) else 1.0
+    expected = float(kept.float().mean())
     if_poisoned = own_share * expected + (1 - own_share) * mistaken
     observed = float(flagged.float().mean())
     p_value = float(binom.cdf(int(flagged.sum()), len(flagged), expected))

@@ -73,28 +73,27 @@ def detect(samples: Samples, config: MethodConfig, *, seed: int = 0, progress: P
     """
     clock = _Clock(progress or Silent())
     generator = torch.Generator().manual_seed(seed)
-    with large_buffers_reused():
-        n_train = round(len(samples) * config.ensemble.train_share)
-        with clock("ensemble", config.ensemble.plan(samples.image_shape, n_train)[1]) as listener:
-            ensemble = fit_ensemble(samples, config.ensemble, seed=seed, progress=listener)
-        detection = samples.subset(ensemble.detection) if len(ensemble.detection) < len(samples) else samples
-        with clock("suspects", len(ensemble.models)) as listener:
-            evidence = _evidence(ensemble, detection, config, listener)
-        with clock("trigger"):
-            candidates = _candidates(evidence, detection)
-        with clock("attack_check"):
-            checked = check_candidates(candidates, ensemble, detection, config.attack_check, generator=generator)
-        harmful = [check for check in checked.values() if check.is_harmful]
-        with clock("detector", len(harmful)) as listener:
-            detectors = _fit_detectors(harmful, ensemble, samples, config, generator, listener)
-        with clock("flagging"):
-            flags = flag_samples(samples, detectors)
-            sharp: dict[int, SharpTrigger] = {}
-            if config.label_check:
-                sharp = _sharp_triggers(flags, samples, harmful)
-                flags = _look_back(flags, samples, sharp, config, config.label_check, seed)
-            findings = _findings(samples, evidence, checked, sharp, flags)
-            suggested = _suggest(samples, ensemble, harmful, flags)
+    n_train = round(len(samples) * config.ensemble.train_share)
+    with clock("ensemble", config.ensemble.plan(samples.image_shape, n_train)[1]) as listener:
+        ensemble = fit_ensemble(samples, config.ensemble, seed=seed, progress=listener)
+    detection = samples.subset(ensemble.detection) if len(ensemble.detection) < len(samples) else samples
+    with clock("suspects", len(ensemble.models)) as listener:
+        evidence = _evidence(ensemble, detection, config, listener)
+    with clock("trigger"):
+        candidates = _candidates(evidence, detection)
+    with clock("attack_check"):
+        checked = check_candidates(candidates, ensemble, detection, config.attack_check, generator=generator)
+    harmful = [check for check in checked.values() if check.is_harmful]
+    with clock("detector", len(harmful)) as listener:
+        detectors = _fit_detectors(harmful, ensemble, samples, config, generator, listener)
+    with clock("flagging"):
+        flags = flag_samples(samples, detectors)
+        sharp: dict[int, SharpTrigger] = {}
+        if config.label_check:
+            sharp = _sharp_triggers(flags, samples, harmful)
+            flags = _look_back(flags, samples, sharp, config, config.label_check, seed)
+        findings = _findings(samples, evidence, checked, sharp, flags)
+        suggested = _suggest(samples, ensemble, harmful, flags)
     return Detection(findings, flags.is_flagged, flags.scores, suggested, clock.seconds)
 
 
@@ -110,7 +109,9 @@ class _Clock:
         self.progress.begin(stage, total)
         start = time.perf_counter()
         try:
-            yield self.progress
+            # Per stage, so that what one stage kept for reuse is given back before the next.
+            with large_buffers_reused():
+                yield self.progress
         finally:
             self.seconds[stage] = time.perf_counter() - start
             self.progress.end()

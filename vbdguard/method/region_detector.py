@@ -62,33 +62,8 @@ class RegionDetector:
 
     def scores(self, images: Tensor) -> Tensor:
         """Return the posterior probability of poison for each of uint8 (n, H, W, C) images, float (n,)."""
-        parts = images.split(_CHUNK)
-        views = (_View.of(part, self.models, self.scales, self.label).inside(self.window) for part in parts)
-        return torch.sigmoid(torch.cat([self.net.logits(view) for view in views]) + self.shift)
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """Images as the detector sees them."""
-
-    images: Tensor
-    """uint8 (n, H, W, C)."""
-    gradients: Tensor
-    """float16 (n, M C, H, W), margin gradients of M models, each of order 1."""
-
-    @classmethod
-    def of(cls, images: Tensor, models: Sequence[SimpleModel], scales: Sequence[float], label: int) -> _View:
-        chunks = []
-        for x in map(centred, images.split(_CHUNK)):
-            pairs = zip(models, scales, strict=True)
-            chunks.append(torch.cat([margin_gradients(model, x, label) / scale for model, scale in pairs], 1).half())
-        return cls(images, torch.cat(chunks))
-
-    def inside(self, window: Window) -> Tensor:
-        """Return pixels and gradients inside a window, float32 (n, C + M C, h, w)."""
-        inside = self.images[:, window.top : window.bottom, window.left : window.right]
-        pixels = centred(inside) / _PIXEL_SCALE
-        return torch.cat([pixels, window.cut(self.gradients).float()], dim=1)
+        views = _views(images, self.models, self.scales, self.label, self.window)
+        return torch.sigmoid(self.net.logits(views) + self.shift)
 
 
 def fit_region_detector(
@@ -113,16 +88,16 @@ def fit_region_detector(
     images = samples.images[_other_samples(samples, label, config.others, generator)]
     own = samples.images[samples.members(label)]
     scales = tuple(_gradient_scale(model, images[:_CHUNK], label) for model in models)
-    clean, members = (_View.of(x, models, scales, label) for x in (images, own))
+    clean, members = (_gradients(x, models, scales, label) for x in (images, own))
     blend_range = config.blend_range
     for last_round in range(config.rounds, -1, -1):
         window = window_around(trigger.mask, config.margin, config.max_side)
         low, high = blend_range
         alpha = torch.rand(len(images), generator=generator).to(samples.device) * (high - low) + low
-        patched = _View.of(trigger.paste(images, alpha), models, scales, label)
+        patched = _views(trigger.paste(images, alpha), models, scales, label, window)
         y = torch.arange(2, device=samples.device, dtype=torch.float32).repeat_interleave(len(images))
-        net = _train(torch.cat([clean.inside(window), patched.inside(window)]), y, config, generator)
-        shift, posterior = _posterior(net.logits(members.inside(window)))
+        net = _train(torch.cat([_look(images, clean, window), patched]), y, config, generator)
+        shift, posterior = _posterior(net.logits(_look(own, members, window)))
         surest = own[posterior > config.threshold]
         if last_round == 0 or len(surest) < config.min_to_sharpen:
             break
@@ -163,6 +138,31 @@ def _gradient_scale(model: SimpleModel, images: Tensor, label: int) -> float:
     return max(float(margin_gradients(model, centred(images), label).std()), 1e-12)
 
 
+def _gradients(images: Tensor, models: Sequence[SimpleModel], scales: Sequence[float], label: int) -> Tensor:
+    """Return the margin gradients of M models, float16 (n, M C, H, W), each of order 1."""
+    n, height, width, channels = images.shape
+    gradients = torch.empty((n, len(models) * channels, height, width), dtype=torch.float16, device=images.device)
+    for chunk, target in zip(images.split(_CHUNK), gradients.split(_CHUNK), strict=True):
+        x = centred(chunk)
+        for model, scale, part in zip(models, scales, target.split(channels, dim=1), strict=True):
+            part.copy_(margin_gradients(model, x, label) / scale)
+    return gradients
+
+
+def _look(images: Tensor, gradients: Tensor, window: Window) -> Tensor:
+    """Return pixels and gradients inside a window, float16 (n, C + M C, h, w)."""
+    inside = images[:, window.top : window.bottom, window.left : window.right]
+    return torch.cat([(centred(inside) / _PIXEL_SCALE).half(), window.cut(gradients)], dim=1)
+
+
+def _views(
+    images: Tensor, models: Sequence[SimpleModel], scales: Sequence[float], label: int, window: Window
+) -> Tensor:
+    """Return what `_look` does, without keeping the gradients outside the window."""
+    chunks = images.split(_CHUNK)
+    return torch.cat([_look(chunk, _gradients(chunk, models, scales, label), window) for chunk in chunks])
+
+
 def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, generator: torch.Generator) -> DetectorNet:
     """Return a network fitted to labels y, 0 or 1."""
     _, channels, height, width = x.shape
@@ -173,7 +173,7 @@ def _train(x: Tensor, y: Tensor, config: RegionDetectorConfig, generator: torch.
     positions = torch.arange(len(x), device=x.device)
     for _ in range(config.epochs):
         for batch in shuffled_batches(positions, config.batch_size, generator):
-            loss = F.binary_cross_entropy_with_logits(net(x[batch]), y[batch])
+            loss = F.binary_cross_entropy_with_logits(net(x[batch].float()), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
