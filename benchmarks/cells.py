@@ -84,7 +84,7 @@ def load_triggers(folder: Path | None) -> dict[str, Trigger]:
     """Return the triggers of a folder that holds NAME.png beside NAME_mask.png; built-in names need no file."""
     triggers: dict[str, Trigger] = {}
     for mask in sorted(folder.glob("*_mask.png")) if folder else ():
-        name = mask.stem.removesuffix("_mask").removeprefix("trigger_")
+        name = mask.stem.removesuffix("_mask").removeprefix("trigger_").replace("hello_", "")
         triggers[name] = replace(load_trigger(mask.with_name(mask.name.replace("_mask", "")), mask), name=name)
     return triggers
 

@@ -16,6 +16,7 @@ import resource
 import subprocess
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -40,6 +41,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     done = {_identity(json.loads(line)) for line in args.out.read_text().splitlines()} if args.out.exists() else set()
+    _commit()
     images, labels = load_parquet(args.data, args.limit)
     triggers = load_triggers(args.triggers)
     for text in args.cells:
@@ -122,14 +124,20 @@ def _score(detection: Detection, truth: NDArray[np.bool_], labels: NDArray[np.in
     }
 
 
-def _environment(device: str) -> dict[str, Any]:
+@cache
+def _commit() -> str:
+    """Return the commit whose code runs; asked once, before the first run, since the checkout may move on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return commit.stdout.strip()
+
+
+def _environment(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
     }
 
 

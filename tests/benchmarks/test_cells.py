@@ -142,7 +142,7 @@ def test_published_triggers_are_patches_and_pictures(test_data: Path) -> None:
     triggers = load_triggers(test_data / "triggers" / "cifar10-32px")
     assert set(triggers) == {
         *("white_square", "green_square", "white_grid", "color_grid"),
-        *("small_hello_kitty", "big_hello_kitty"),
+        *("small_kitty", "big_kitty"),
     }
     assert {name: int(trigger.mask.sum()) for name, trigger in triggers.items() if "grid" in name} == {
         "white_grid": 9,
