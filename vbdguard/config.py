@@ -213,9 +213,9 @@ class ScanConfig:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
         size = self.canonical_size
-        object.__setattr__(self, "image_size", size)  # one spelling, so that equal settings are equal
         if size is not None and not all(8 <= side <= 512 for side in size):
             raise ConfigError(f"image_size must be 8 to 512 pixels a side, got {self.image_size}")
+        object.__setattr__(self, "image_size", size)  # one spelling, so that equal settings are equal
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")
         if self.method is None:
