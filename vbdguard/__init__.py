@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vbdguard.config import ScanConfig
     from vbdguard.guards.dataset import GuardedDataset
+    from vbdguard.guards.wrapping import guard
     from vbdguard.report import ScanReport
     from vbdguard.scanner import scan
 
 __version__ = "0.1.0"
 
-__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "scan"]
+__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "guard", "scan"]
 
 _HOMES = {
     "GuardedDataset": "vbdguard.guards.dataset",
     "ScanConfig": "vbdguard.config",
     "ScanReport": "vbdguard.report",
+    "guard": "vbdguard.guards.wrapping",
     "scan": "vbdguard.scanner",
 }
 """Where the public names live; each is imported when it is first used, since torch takes seconds to load."""

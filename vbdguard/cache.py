@@ -159,6 +159,28 @@ class Cache:
         except OSError as error:
             raise self._unusable(error) from error
 
+    @contextlib.contextmanager
+    def computing(self, key: str) -> Iterator[None]:
+        """Hold the right to compute the report under `key`; wait while another process on this machine holds it.
+
+        The right ends with the process, so a killed scan blocks nobody. It saves work, nothing depends on it: on a
+        file system without locks all compute.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._reports / f".{key}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            logger.info("another process scans the same data; waiting for its report")
+            lock.acquire(timeout=-1)
+        except (OSError, NotImplementedError) as error:
+            logger.debug("no locks here, computing at once: %s", error)
+        try:
+            yield
+        finally:
+            lock.release()
+
     def info(self) -> CacheInfo:
         """Return what lies in the cache; all zero where there is none.
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,21 @@ from vbdguard.progress import Progress, Silent
 from vbdguard.report_building import build_report, renew_report
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from vbdguard.method.samples import Samples
     from vbdguard.report import ScanReport
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scanned:
+    """A scan's outcome, and what it has seen."""
+
+    report: ScanReport
+    digests: NDArray[np.uint8]
+    """(N, 32), ascending: the digest of every sample that was read, decoded and judged."""
 
 
 def scan(
@@ -60,6 +74,20 @@ def scan(
         NothingToScanError: if it holds too little to say anything.
         CacheError: if the cache cannot be written.
     """
+    options: dict[str, Any] = {"use_cache": use_cache, "refresh": refresh, "progress": progress}
+    return scan_with_digests(source, config, cache_dir=cache_dir, **options).report
+
+
+def scan_with_digests(
+    source: Any,
+    config: ScanConfig | None = None,
+    *,
+    cache_dir: Path | str | None = None,
+    use_cache: bool = True,
+    refresh: bool = False,
+    progress: Progress | None = None,
+) -> Scanned:
+    """Return what `scan` returns, with the digests of the samples that it has seen; see there."""
     config = config or ScanConfig()
     progress = progress or Silent()
     start = time.perf_counter()
@@ -77,18 +105,33 @@ def scan(
         )
         seconds = {"ingest": time.perf_counter() - start}
         key = cache.report_key(ingested.dataset_digest, config.result_settings(), config.seed, device.type, __version__)
-        cached = None if refresh else cache.load_report(key)
-        if cached is not None:
-            return renew_report(cached, ingested, seconds=seconds | {"total": time.perf_counter() - start})
+        # Processes of one job often scan the same data at the same time: one computes, the others take its report.
+        with cache.computing(key):
+            report = None if refresh else cache.load_report(key)
+            if report is not None:
+                report = renew_report(report, ingested, seconds=seconds | {"total": time.perf_counter() - start})
+            else:
+                report = _judge(ingested, config, device, seconds=seconds, start=start, progress=progress)
+                cache.save_report(key, report)
+        return Scanned(report, ingested.store.digests)
 
-        from vbdguard.method.pipeline import detect
 
-        _require_enough(ingested, config)
-        detection = detect(_samples(ingested, str(device)), config.method, seed=config.seed, progress=progress)
-        seconds |= detection.seconds | {"total": time.perf_counter() - start}
-        report = build_report(ingested, detection, config, device=device.type, seconds=seconds)
-        cache.save_report(key, report)
-        return report
+def _judge(
+    ingested: Ingested,
+    config: ScanConfig,
+    device: torch.device,
+    *,
+    seconds: dict[str, float],
+    start: float,
+    progress: Progress,
+) -> ScanReport:
+    """Return the report of stages 1 to 6 on what was read."""
+    from vbdguard.method.pipeline import detect
+
+    _require_enough(ingested, config)
+    detection = detect(_samples(ingested, str(device)), config.method, seed=config.seed, progress=progress)
+    timings = seconds | detection.seconds | {"total": time.perf_counter() - start}
+    return build_report(ingested, detection, config, device=device.type, seconds=timings)
 
 
 @contextmanager
