@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -310,3 +311,33 @@ def test_without_it_the_platform_names_the_directory(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VBDGUARD_CACHE", "")
     assert default_cache_dir() == tmp_path
     assert asked == ["vbdguard"]
+
+
+def test_one_process_computes_while_the_others_wait(tmp_path):
+    cache = Cache(tmp_path)
+    cache.prepare()
+    order = []
+
+    def second():
+        with cache.computing("key"):
+            order.append("second")
+
+    with cache.computing("key"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join(timeout=10)
+    assert order == ["first", "second"]
+    assert not any((tmp_path / "reports").iterdir())
+
+
+def test_without_locks_all_compute(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise NotImplementedError("no locks on this file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    cache = Cache(tmp_path)
+    cache.prepare()
+    with cache.computing("key"):
+        pass

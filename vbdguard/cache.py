@@ -180,6 +180,9 @@ class Cache:
             yield
         finally:
             lock.release()
+            # Whoever waits on this file still wakes up; one who comes later makes a new one and finds the report.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
 
     def info(self) -> CacheInfo:
         """Return what lies in the cache; all zero where there is none.
