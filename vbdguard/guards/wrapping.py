@@ -1,0 +1,216 @@
+"""guard(): one function that goes around whatever feeds a training loop and hands back the same kind of thing.
+
+    torch DataLoader                    a plain DataLoader with the same settings on guarded data
+    Hugging Face Dataset                a `datasets.Dataset`, filtered by its own `select`
+    WebDataset pipeline                 a pipeline of the same class with a filter on the raw bytes
+    litdata, MosaicML, HF streaming     what their own filtering allows
+    other torch IterableDataset         GuardedStream
+    other map-style dataset             GuardedDataset (torchvision's, timm's, a list of pairs, anything with a length)
+
+Where nothing can be filtered, the error says what to type instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from vbdguard.config import ScanConfig
+from vbdguard.errors import SourceError
+from vbdguard.guards.kinds import is_a
+from vbdguard.guards.options import GuardOptions
+from vbdguard.guards.policy import OnPoison, OnUnscanned
+from vbdguard.report import ScanReport
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+_Loader = TypeVar("_Loader", bound="DataLoader[Any]")
+
+
+@overload
+def guard(
+    target: _Loader,
+    *,
+    on_poison: OnPoison = ...,
+    on_unscanned: OnUnscanned = ...,
+    raw: Any | None = ...,
+    config: ScanConfig | None = ...,
+    report: ScanReport | None = ...,
+    cache_dir: str | Path | None = ...,
+) -> _Loader: ...
+
+
+@overload
+def guard(
+    target: Any,
+    *,
+    on_poison: OnPoison = ...,
+    on_unscanned: OnUnscanned = ...,
+    raw: Any | None = ...,
+    config: ScanConfig | None = ...,
+    report: ScanReport | None = ...,
+    cache_dir: str | Path | None = ...,
+) -> Any: ...
+
+
+def guard(
+    target: Any,
+    *,
+    on_poison: OnPoison = "drop",
+    on_unscanned: OnUnscanned = "raise",
+    raw: Any | None = None,
+    config: ScanConfig | None = None,
+    report: ScanReport | None = None,
+    cache_dir: str | Path | None = None,
+) -> Any:
+    """Return `target` without its poisoned samples, as the same kind of thing; the table above says which.
+
+    What is guarded already comes back as it is.
+
+    Args:
+        target: a DataLoader, a dataset or a pipeline; not altered.
+        on_poison: `drop`, `relabel`, `warn` or `raise` (`vbdguard.guards.policy` says what they mean).
+        on_unscanned: `raise`, `drop` or `warn`, for samples that no scan could read or has seen.
+        raw: for map-style datasets that transform their items and are not recognised: the untransformed samples,
+            a dataset of the same length or a function from an index to (image, label).
+        config: settings of the scan; None takes the defaults.
+        report: the outcome of an earlier scan of these data; None scans, or takes the cached report.
+        cache_dir: where reports and pixels are cached; None takes the default place.
+
+    Raises:
+        ConfigError: if a policy is not one of its words.
+        SourceError: if `target` cannot be guarded or scanned; the message says what can.
+        PoisonFoundError: under on_poison="raise"; for some kinds at first use.
+        UnscannedSampleError: under on_unscanned="raise"; for some kinds at first use.
+    """
+    options = GuardOptions(
+        on_poison=on_poison, on_unscanned=on_unscanned, raw=raw, config=config, report=report, cache_dir=cache_dir
+    )
+    for kind in KINDS:
+        if kind.is_kind(target):
+            return kind.guard(target, options)
+    return _refuse(
+        target, "is neither a dataset with __len__ and __getitem__, nor a DataLoader, nor a pipeline that is known here"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the table: how to tell a kind of target, and how to guard it."""
+
+    is_kind: Callable[[Any], bool]
+    guard: Callable[[Any, GuardOptions], Any]
+
+
+def _class(package: str, *names: str) -> Callable[[Any], bool]:
+    return lambda target: is_a(target, package, *names)
+
+
+def _guard_loader(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.loader import guard_loader
+
+    return guard_loader(target, options, guard_dataset=_guard_any)
+
+
+def _guard_any(target: Any, options: GuardOptions) -> Any:
+    return guard(target, **options.for_datasets())
+
+
+def _guard_hugging_face(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.hugging_face import guard_hugging_face
+
+    return guard_hugging_face(target, options)
+
+
+def _guard_webdataset(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.stream import guard_webdataset
+
+    return guard_webdataset(target, **options.for_streams())
+
+
+def _guard_streaming_library(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.streaming_libraries import guard_streaming_library
+
+    return guard_streaming_library(target, **options.for_streams())
+
+
+def _guard_iterable(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.iterable import GuardedStream
+
+    return GuardedStream(target, **options.for_streams())
+
+
+def _guard_map_style(target: Any, options: GuardOptions) -> Any:
+    from vbdguard.guards.dataset import GuardedDataset
+
+    return GuardedDataset(target, **options.for_datasets())
+
+
+def _is_map_style(target: Any) -> bool:
+    return hasattr(target, "__getitem__") and hasattr(target, "__len__") and not isinstance(target, dict)
+
+
+def _refuse(target: Any, why: str) -> Any:
+    raise SourceError(f"guard() cannot go around this {type(target).__name__}: it {why}")
+
+
+def _refusal(why: str) -> Callable[[Any, GuardOptions], Any]:
+    return lambda target, _: _refuse(target, why)
+
+
+KINDS = (
+    Kind(_class("vbdguard", "GuardedDataset", "GuardedStream"), lambda target, _: target),
+    Kind(
+        lambda target: isinstance(target, (str, Path)),
+        _refusal(
+            "is a path, and what trains is a dataset: vbdguard.guard(wds.WebDataset(path)...) or "
+            "vbdguard.guard(torchvision.datasets.ImageFolder(path)); vbdguard.scan(path) only looks"
+        ),
+    ),
+    Kind(
+        _class("webdataset", "WebLoader"),
+        _refusal(
+            "hands out decoded batches, whose bytes cannot be recognised any more: "
+            "wds.WebLoader(vbdguard.guard(dataset), ...) guards the dataset inside"
+        ),
+    ),
+    Kind(_class("webdataset", "DataPipeline"), _guard_webdataset),
+    Kind(
+        _class("ffcv", "Loader"),
+        _refusal(
+            "reads samples that were resized when its .beton was written: take "
+            "keep = vbdguard.GuardedDataset(the dataset it was written from).kept_indices and "
+            "ffcv.loader.Loader(..., indices=keep)"
+        ),
+    ),
+    Kind(
+        _class("datasets", "DatasetDict", "IterableDatasetDict"),
+        _refusal('holds several splits: splits["train"] = vbdguard.guard(splits["train"])'),
+    ),
+    Kind(
+        _class("lightning", "LightningDataModule"),
+        _refusal(
+            "makes its loaders later: hand it to the guard in vbdguard.hooks, or guard the dataset in its setup()"
+        ),
+    ),
+    Kind(
+        _class("pytorch_lightning", "LightningDataModule"),
+        _refusal(
+            "makes its loaders later: hand it to the guard in vbdguard.hooks, or guard the dataset in its setup()"
+        ),
+    ),
+    Kind(_class("datasets", "Dataset"), _guard_hugging_face),
+    Kind(_class("datasets", "IterableDataset"), _guard_streaming_library),
+    Kind(
+        _class("litdata", "StreamingDataset", "StreamingDataLoader", "CombinedStreamingDataset"),
+        _guard_streaming_library,
+    ),
+    Kind(_class("streaming", "StreamingDataset", "StreamingDataLoader"), _guard_streaming_library),
+    Kind(_class("torch", "DataLoader"), _guard_loader),
+    Kind(_class("torch", "IterableDataset"), _guard_iterable),
+    Kind(_is_map_style, _guard_map_style),
+)
+"""Every kind of target, the narrower before the wider."""
