@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbdguard.config import DetectorConfig
+from vbdguard.method.device import activation_dtype
 from vbdguard.method.gradients import margin_gradients
 from vbdguard.method.net import uniform_parameter
 from vbdguard.method.samples import Samples, centred, shuffled_batches
@@ -80,7 +81,8 @@ def fit_detector(
     # Clean gradients never change, so they are computed once and not once an epoch.
     clean = _gradient_images(model, samples.images[others], label)
     own = _gradient_images(model, samples.images[samples.members(label)], label)
-    net = DetectorNet(samples.image_shape, config.filters, config.dropout, generator).to(samples.device)
+    dtype = activation_dtype(samples.device)
+    net = DetectorNet(samples.image_shape, config.filters, config.dropout, generator, dtype=dtype).to(samples.device)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -112,12 +114,20 @@ class DetectorNet(nn.Module):
         filters: filters of the 3 x 3 convolution.
         dropout: share of features dropped in training, 0 to 1.
         generator: CPU generator of weights and dropout.
+        dtype: type of activations; weights and logits stay float32.
     """
 
     def __init__(
-        self, input_shape: tuple[int, int, int], filters: int, dropout: float, generator: torch.Generator
+        self,
+        input_shape: tuple[int, int, int],
+        filters: int,
+        dropout: float,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.dtype = dtype
         height, width, channels = input_shape
         features = filters * ((height - 2) // 2) * ((width - 2) // 2)
         self.weight = uniform_parameter((filters, channels, 3, 3), 9 * channels, generator)
@@ -128,13 +138,13 @@ class DetectorNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one logit per input, (n,), for float (n, C, H, W); above 0 means patched."""
-        weight = self.weight.contiguous(memory_format=torch.channels_last)
-        h = F.max_pool2d(F.conv2d(x.contiguous(memory_format=torch.channels_last), weight), 2).relu()
+        x, weight = (t.to(self.dtype, memory_format=torch.channels_last) for t in (x, self.weight))
+        h = F.max_pool2d(F.conv2d(x, weight), 2).relu()
         h = h.permute(0, 2, 3, 1).flatten(1)
         if self.training and self.dropout:
             keep = torch.rand(h.shape, generator=self.generator).to(h.device) >= self.dropout
-            h = h * keep / (1 - self.dropout)
-        return F.linear(h, self.head_weight, self.head_bias).squeeze(1)
+            h = h * (keep / (1 - self.dropout)).to(self.dtype)
+        return F.linear(h, self.head_weight.to(self.dtype), self.head_bias.to(self.dtype)).squeeze(1).float()
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
