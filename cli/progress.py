@@ -22,16 +22,7 @@ from rich.text import Text
 from vbdguard.progress import Progress, Silent
 
 from .escaping import printable
-
-STAGE_WORDS = {
-    "ingest": "Reading the data",
-    "ensemble": "Training models that learn a trigger first",
-    "suspects": "Testing each class for a trigger",
-    "trigger": "Recovering the trigger",
-    "attack_check": "Checking that the trigger works",
-    "detector": "Training detectors",
-    "flagging": "Scoring every sample",
-}
+from .wording import STAGE_WORDS
 
 
 @contextmanager
