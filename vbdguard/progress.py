@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -29,3 +32,21 @@ class Silent:
 
     def end(self) -> None:
         """Ignore the end of the stage."""
+
+
+_listener: ContextVar[Progress | None] = ContextVar("vbdguard_listener", default=None)
+
+
+def current_listener() -> Progress:
+    """Return who hears of scans that nobody handed a listener: the one of `heard_by`, else `Silent`."""
+    return _listener.get() or Silent()
+
+
+@contextmanager
+def heard_by(listener: Progress) -> Iterator[None]:
+    """Let `listener` hear of the scans that guards start meanwhile, deep inside a dataset or a loader."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

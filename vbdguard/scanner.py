@@ -28,7 +28,7 @@ from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
 from vbdguard.errors import NothingToScanError
 from vbdguard.ingest.reader import Ingested, ingest
-from vbdguard.progress import Progress, Silent
+from vbdguard.progress import Progress, current_listener
 from vbdguard.report_building import build_report, renew_report
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def scan(
         cache_dir: where reports and pixels are kept; None takes the user's cache directory.
         use_cache: whether to keep and use them; otherwise everything goes to a temporary directory.
         refresh: compute anew even where the cache holds the answer.
-        progress: hears how the scan gets on.
+        progress: hears how the scan gets on; None takes the one of `vbdguard.progress.heard_by`, if any.
 
     Raises:
         ConfigError: if the device is not there.
@@ -89,7 +89,7 @@ def scan_with_digests(
 ) -> Scanned:
     """Return what `scan` returns, with the digests of the samples that it has seen; see there."""
     config = config or ScanConfig()
-    progress = progress or Silent()
+    progress = progress or current_listener()
     start = time.perf_counter()
     from vbdguard.method.device import resolve_device
 
