@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from vbdguard.errors import ReadError
 
@@ -38,6 +38,33 @@ class TarFile:
     size: int
     data: bytes | None
     """The content, or None where it was not wanted or is larger than `MAX_MEMBER`."""
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class OtherMember:
+    """A link, a device, a pipe or a folder: it holds no sample."""
+
+    name: str
+    is_folder: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a member stands in the uncompressed stream, in bytes; the blocks of its headers and content, all of them."""
+
+    start: int
+    content: int
+    """Where the headers end."""
+    end: int
+
+
+class Readable(Protocol):
+    """What a pass over headers needs of a stream."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return `count` bytes, fewer at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +74,50 @@ class _Header:
     kind: bytes
 
 
-def iter_files(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[TarFile]:
-    """Yield the regular files of an uncompressed tar stream in their order, then prove that it ended.
+class _Positioned:
+    """A stream that knows how many bytes have been read from it."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.position = 0
+
+    def read(self, count: int, /) -> bytes:
+        data = self._stream.read(count)
+        self.position += len(data)
+        return data
+
+
+def iter_files(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator[TarFile]:
+    """Yield the regular files among `iter_members`; see there."""
+    return (one for one in iter_members(stream, is_wanted) if isinstance(one, TarFile))
+
+
+def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator[TarFile | OtherMember]:
+    """Yield the members of an uncompressed tar stream in their order, then prove that it ended.
 
     Args:
         stream: positioned at the first header; read in order, never rewound.
-        is_wanted: says by name whose content to read.
+        is_wanted: says by name which file's content to read.
 
     Raises:
         ReadError: "truncated", "corrupt" or "unsupported"; whatever was yielded before stands.
     """
-    while (header := _next_member(stream)) is not None:
+    counted = _Positioned(stream)
+    start = 0
+    while (header := _next_member(counted)) is not None:
+        span = Span(start, counted.position, counted.position + _padded(header.size))
+        start = span.end
         if header.kind not in _REGULAR:
-            _skip(stream, _padded(header.size), header.name)
+            _skip(counted, _padded(header.size), header.name)
+            yield OtherMember(header.name, header.kind == _FOLDER, span)
             continue
         data = None
         if header.size <= MAX_MEMBER and is_wanted(header.name):
-            data = _exactly(stream, _padded(header.size), header.name)[: header.size]
+            data = _exactly(counted, _padded(header.size), header.name)[: header.size]
         else:
-            _skip(stream, _padded(header.size), header.name)
-        yield TarFile(header.name, header.size, data)
-    _prove_end(stream)
+            _skip(counted, _padded(header.size), header.name)
+        yield TarFile(header.name, header.size, data, span)
+    _prove_end(counted)
 
 
 def looks_like_tar(block: bytes) -> bool:
@@ -75,7 +125,7 @@ def looks_like_tar(block: bytes) -> bool:
     return len(block) >= BLOCK and (block[257:262] == b"ustar" or _checksum_holds(block[:BLOCK]))
 
 
-def _next_member(stream: BinaryIO) -> _Header | None:
+def _next_member(stream: Readable) -> _Header | None:
     """Read headers up to the next member, with its long names applied; None at the end-of-archive block."""
     extra: dict[str, str] = {}
     kinds: set[bytes] = set()
@@ -122,7 +172,7 @@ def _apply(header: _Header, extra: dict[str, str]) -> _Header:
     return _Header(extra.get("path", header.name), int(size), header.kind)
 
 
-def _read_header(stream: BinaryIO) -> _Header | None:
+def _read_header(stream: Readable) -> _Header | None:
     block = stream.read(BLOCK)
     if block == _ZEROS:
         return None
@@ -186,19 +236,19 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _exactly(stream: BinaryIO, count: int, name: str) -> bytes:
+def _exactly(stream: Readable, count: int, name: str) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise ReadError("truncated", f"expected {count} bytes of {name}, the file ends after {len(data)}")
     return data
 
 
-def _skip(stream: BinaryIO, count: int, name: str) -> None:
+def _skip(stream: Readable, count: int, name: str) -> None:
     while count:
         count -= len(_exactly(stream, min(count, _SKIP), name))
 
 
-def _prove_end(stream: BinaryIO) -> None:
+def _prove_end(stream: Readable) -> None:
     """Read the rest of the stream, which must be the second zero block and zeros behind it."""
     second = stream.read(BLOCK)
     if len(second) < BLOCK:
