@@ -12,14 +12,14 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.files import BLOCK, LFS_MAGIC, HashingReader, file_digest, open_binary
-from vbdguard.sources.tar_members import MAX_MEMBER, TarFile, iter_files
+from vbdguard.sources.tar_members import MAX_MEMBER, OtherMember, TarFile, iter_members
 
 GZIP_MAGIC = b"\x1f\x8b"
 IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
@@ -28,6 +28,19 @@ JSON_LABEL_KEYS = ("label", "cls", "class")
 
 _META = re.compile(r"__[^/]*__($|/)")
 _DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class TarPiece:
+    """Adjacent members that belong together, with what a scan sees in them."""
+
+    key: str
+    """What the members share; empty where readers pass over them."""
+    members: tuple[TarFile | OtherMember, ...]
+    entry: RawSample | Unreadable | None
+    """None where the members are no sample: nobody's label or image, a link, a folder."""
+    is_torn: bool = False
+    """Whether the archive broke off in the midst of it, so that it is no sample and nobody's loss of its own."""
 
 
 @dataclass(slots=True)
@@ -61,35 +74,38 @@ class TarShard:
         Raises:
             ReadError: "io-error", "git-lfs-pointer", or "changed" where the bytes are not those of `digest()`.
         """
+        return (piece.entry for piece in self.pieces() if piece.entry is not None)
+
+    def pieces(self) -> Iterator[TarPiece]:
+        """Yield what `read` yields with the members behind it, and the members that are no sample; raises alike."""
         with open_binary(self.path) as file:
             raw = HashingReader(file)
-            stream = _uncompressed(raw)
+            stream = uncompressed(raw)
             try:
                 for group in _groups(stream, self._is_wanted):
-                    yield from self._samples(group)
+                    yield self._piece(group) if isinstance(group, _Group) else TarPiece("", (group,), None)
             except ReadError as error:
                 if error.reason == "io-error":
                     raise
-                yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
+                yield TarPiece("", (), Unreadable(self.name, error.reason, error.detail, is_shard=True))
                 while raw.read(BLOCK):  # to the end, for the digest
                     pass
             if self._digest not in (None, raw.hexdigest()):
                 raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
 
     def _is_wanted(self, name: str) -> bool:
-        suffix = _split(name)[1]
+        suffix = split_name(name)[1]
         return suffix in IMAGE_FIELDS or suffix in ("cls", "json") or suffix == (self.label_key or "").lower()
 
-    def _samples(self, group: _Group) -> Iterator[RawSample | Unreadable]:
+    def _piece(self, group: _Group) -> TarPiece:
         key = f"{self.name}/{group.key}"
+        members = tuple(group.members)
         try:
-            sample = group.sample(key, self.label_key)
+            return TarPiece(group.key, members, group.sample(key, self.label_key))
         except ReadError as error:
-            if not group.is_cut:  # the shard's own entry speaks for a sample that was cut in two
-                yield Unreadable(key, error.reason, error.detail)
-            return
-        if sample is not None:
-            yield sample
+            if group.is_cut:  # the shard's own entry speaks for a sample that was cut in two
+                return TarPiece(group.key, members, None, is_torn=True)
+            return TarPiece(group.key, members, Unreadable(key, error.reason, error.detail))
 
 
 @dataclass(slots=True)
@@ -97,12 +113,14 @@ class _Group:
     """The adjacent members of one key."""
 
     key: str
+    members: list[TarFile] = field(default_factory=list)
     fields: dict[str, TarFile] = field(default_factory=dict)
     duplicates: list[str] = field(default_factory=list)
     is_cut: bool = False
     """Whether the archive broke off behind it, so that more of its members may have stood there."""
 
     def add(self, suffix: str, member: TarFile) -> None:
+        self.members.append(member)
         if suffix in self.fields:
             self.duplicates.append(member.name)
         else:
@@ -129,16 +147,11 @@ class _Group:
         return RawSample(key, image, label)
 
     def _label(self, label_key: str | None) -> int | str | None:
-        if label_key is None:
-            if "cls" in self.fields:
-                return _class_number(self._content("cls"), "cls")
-            return self._json_label(JSON_LABEL_KEYS)
-        suffix = label_key.lower()
-        if suffix == "txt" and suffix in self.fields:
-            return _class_name(self._content("txt"))
-        if suffix in self.fields and suffix != "json":
-            return _class_number(self._content(suffix), suffix)
-        return self._json_label((label_key,))
+        name = label_field(self.fields, label_key)
+        if name == "json":
+            return self._json_label(json_label_keys(label_key))
+        content = self._content(name)
+        return _class_name(content) if name == "txt" else _class_number(content, name)
 
     def _json_label(self, names: tuple[str, ...]) -> int | str | None:
         if "json" not in self.fields:
@@ -158,6 +171,17 @@ class _Group:
 
     def _names(self) -> str:
         return ", ".join(f".{suffix}" for suffix in self.fields)
+
+
+def label_field(fields: Container[str], label_key: str | None) -> str:
+    """Return the field that the label is read from, among the fields of a sample."""
+    wanted = "cls" if label_key is None else label_key.lower()
+    return wanted if wanted in fields and wanted != "json" else "json"
+
+
+def json_label_keys(label_key: str | None) -> tuple[str, ...]:
+    """Return the keys of `.json` under which the label is looked for; the first one that is there counts."""
+    return JSON_LABEL_KEYS if label_key is None else (label_key,)
 
 
 def checked_label(value: object, where: str) -> int | str | None:
@@ -190,13 +214,17 @@ def _class_name(data: bytes) -> str:
     return name
 
 
-def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Group]:
-    """Yield the members of each key, also what stood before the archive broke off, then raise why it did."""
+def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Group | TarFile | OtherMember]:
+    """Yield the members of each key, and each member that readers pass over.
+
+    What stood before the archive broke off comes too; then it raises why it did.
+    """
     group: _Group | None = None
     try:
-        for member in _translated(iter_files(stream, is_wanted)):
-            key, suffix = _split(member.name)
-            if not key:
+        for member in _translated(iter_members(stream, is_wanted)):
+            key, suffix = ("", "") if isinstance(member, OtherMember) else split_name(member.name)
+            if isinstance(member, OtherMember) or not key:
+                yield member
                 continue
             if group is None or key != group.key:
                 if group is not None:
@@ -212,10 +240,10 @@ def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Gro
         yield group
 
 
-def _translated(files: Iterator[TarFile]) -> Iterator[TarFile]:
-    """Pass the files on; say what gzip and the disk have to say as `ReadError`."""
+def _translated(members: Iterator[TarFile | OtherMember]) -> Iterator[TarFile | OtherMember]:
+    """Pass the members on; say what gzip and the disk have to say as `ReadError`."""
     try:
-        yield from files
+        yield from members
     except EOFError as error:
         raise ReadError("truncated", f"the gzip stream ends early: {error}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -224,7 +252,7 @@ def _translated(files: Iterator[TarFile]) -> Iterator[TarFile]:
         raise ReadError("io-error", f"cannot read it: {error}") from error
 
 
-def _split(name: str) -> tuple[str, str]:
+def split_name(name: str) -> tuple[str, str]:
     """Return key and field of a member's name, as webdataset splits it; both empty where it passes over it."""
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
@@ -234,7 +262,7 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", suffix.lower()
 
 
-def _uncompressed(raw: HashingReader) -> BinaryIO:
+def uncompressed(raw: HashingReader) -> BinaryIO:
     """Return the tar stream of a plain or gzipped file.
 
     Raises:

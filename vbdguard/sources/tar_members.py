@@ -52,7 +52,7 @@ class OtherMember:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a member stands in the uncompressed stream, in bytes; the blocks of its headers and content, all of them."""
+    """Where a member stands in the uncompressed stream, in bytes: all blocks of its headers and its content."""
 
     start: int
     content: int
