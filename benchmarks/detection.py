@@ -2,7 +2,7 @@
 
     python -m benchmarks.detection --data DIR --triggers DIR --cells a2o/white_square a2a/white_grid/0.5 clean \
         --seeds 0 1 2 --presets default paper --out results.jsonl
-    python -m benchmarks.detection --table results.jsonl
+    python -m benchmarks.detection --table results.jsonl [--published RESULTS.csv]
 
 A run that already stands in the file is not repeated. The truth is used for scoring only.
 """
@@ -16,9 +16,11 @@ import resource
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from statistics import mean, pstdev
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,17 +28,24 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cells import Cell, known_triggers, load_parquet, load_triggers
+from benchmarks.published import load_published
 from vbdguard.config import MethodConfig
 from vbdguard.method.device import resolve_device
 from vbdguard.method.pipeline import Detection, detect
 from vbdguard.method.samples import Samples
+
+_COLUMNS = (
+    *("data", "cell", "preset", "seeds", "F1 %", "published %"),
+    *("precision %", "recall %", "false flags", "classes right / wrong", "s"),
+)
 
 
 def main() -> None:
     """Run what the command line asks for."""
     args = _arguments()
     if args.table:
-        print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
+        published = load_published(args.published) if args.published else {}
+        print(table([json.loads(line) for line in args.table.read_text().splitlines()], published))
         return
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -57,19 +66,22 @@ def main() -> None:
                 print(f"{cell.name} seed {seed} {preset}: F1 {record['f1']:.2f} in {record['seconds']['total']:.0f} s")
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of the records: one row per cell and preset, mean and spread over seeds."""
+def table(records: list[dict[str, Any]], published: Mapping[tuple[str, str], float] = MappingProxyType({})) -> str:
+    """Return a Markdown table of the records: one row per cell and preset, mean and spread over seeds.
+
+    Args:
+        records: as the runs wrote them.
+        published: mean F1 in % of the paper by (data set, cell), for the column beside ours.
+    """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         groups[record["data"], record["cell"], record["preset"]].append(record)
-    lines = [
-        "| data | cell | preset | seeds | F1 % | precision % | recall % | false flags | classes right / wrong | s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for (data, cell, preset), group in sorted(groups.items()):
         f1 = [record["f1"] for record in group]
         cells = [data, cell, preset, ", ".join(str(record["seed"]) for record in group)]
         cells.append(f"{mean(f1):.2f} ± {pstdev(f1):.2f}" if cell != "clean" else "")
+        cells.append(f"{published[data, cell]:.2f}" if (data, cell) in published else "")
         cells += [
             f"{mean(record[name] for record in group):.2f}" for name in ("precision", "recall", "false_positives")
         ]
@@ -157,6 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="threads of torch; two runs side by side want one each")
     parser.add_argument("--table", type=Path, help="print the table of a results file and stop")
+    parser.add_argument("--published", type=Path, help="CSV of the paper's runs, for a column of the table")
     args = parser.parse_args()
     if not args.table and not args.data:
         parser.error("--data is needed to run anything")

@@ -68,7 +68,12 @@ def test_the_table_has_mean_and_spread_over_seeds() -> None:
     assert len(cells) == head.count("|") - 1 == rule.count("|") - 1
     assert cells[:4] == ["cifar10", "a2o/white_square/1/0.1", "default", "0, 1, 2"]
     assert cells[4] == f"{mean(f1):.2f} ± {pstdev(f1):.2f}"
-    assert cells[5:] == ["80.00", "100.00", "1.00", "3 / 3", "60"]
+    assert cells[5:] == ["", "80.00", "100.00", "1.00", "3 / 3", "60"]
+
+
+def test_the_published_mean_stands_beside_ours_where_there_is_one() -> None:
+    rows = table([run(), run(data="tiny")], {("cifar10", "a2o/white_square/1/0.1"): 97.461})
+    assert [row.split("|")[6].strip() for row in rows.splitlines()[2:]] == ["97.46", ""]
 
 
 def test_each_cell_and_preset_has_its_row_and_clean_data_no_f1() -> None:
