@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL_PATTERN = ".????????????????.partial"
+"""What files that `replacing` has in work are called; what a killed process left behind may be removed."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -27,3 +34,34 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Yield a new file beside `path` that takes the place of `path` when the block ends well, and vanishes otherwise.
+
+    Its name follows from that of `path`: whoever starts again after a kill writes over what was left.
+
+    Args:
+        path: the file to be; its folder exists.
+        sync: whether to flush the content to the disk before it gets its name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    aside = partial_name(path)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def partial_name(path: Path) -> Path:
+    """Return where `path` stands while it is in work: hidden, and short whatever the length of its name."""
+    return path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}.partial")

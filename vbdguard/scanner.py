@@ -94,7 +94,7 @@ def scan_with_digests(
     from vbdguard.method.device import resolve_device
 
     device = resolve_device(config.device)
-    with _cache(cache_dir, use_cache=use_cache) as cache:
+    with opened_cache(cache_dir, use_cache=use_cache) as cache:
         ingested = ingest(
             source,
             store_dir=cache.store_dir,
@@ -135,7 +135,12 @@ def _judge(
 
 
 @contextmanager
-def _cache(directory: Path | str | None, *, use_cache: bool) -> Iterator[Cache]:
+def opened_cache(directory: Path | str | None, *, use_cache: bool) -> Iterator[Cache]:
+    """Yield the cache in a directory (None: the user's), or without one a cache that is gone afterwards.
+
+    Raises:
+        CacheError: if it cannot be written to.
+    """
     if use_cache:
         cache = Cache(Path(directory) if directory is not None else None)
         cache.prepare()

@@ -90,7 +90,7 @@ def _build(task: ShardTask, samples: _Replay, digest: str, path: Path) -> None:
         for entry in samples:
             if isinstance(entry, Unreadable):
                 skipped.append(_skipped(entry, prefix, digest))
-                seen.append(_identity(entry))
+                seen.append(entry_identity(entry))
                 continue
             key = entry.key.removeprefix(prefix)
             identity = sample_digest(entry.image, entry.label)
@@ -112,7 +112,8 @@ def _skipped(entry: Unreadable, prefix: str, digest: str) -> SkippedEntry:
     return SkippedEntry(entry.key.removeprefix(prefix), entry.reason, entry.detail, identity, False, entry.is_shard)
 
 
-def _identity(entry: RawSample | Unreadable) -> bytes:
+def entry_identity(entry: RawSample | Unreadable) -> bytes:
+    """Return the 32 bytes that stand for an entry in the digest of a shard that has none of its own."""
     if isinstance(entry, RawSample):
         return sample_digest(entry.image, entry.label)
     return skipped_digest(entry.reason, entry.key.encode("utf-8", "surrogatepass"))
@@ -140,7 +141,7 @@ class _Replay:
         kept: list[RawSample | Unreadable] = []
         size = 0
         for entry in self._shard.read():
-            self._identities.append(_identity(entry))
+            self._identities.append(entry_identity(entry))
             self._keys.append(entry.key)
             size += _weight(entry)
             if size > MAX_REPLAY:

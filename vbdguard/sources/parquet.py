@@ -55,8 +55,8 @@ class ParquetShard:
             ReadError: "corrupt", "no-image-column", "no-label-column", "io-error", or "changed" where the bytes
                 are not those of `digest()`.
         """
-        with _opened(self.path) as file:
-            image, label = _columns(file.schema_arrow, self.label_key)
+        with opened_parquet(self.path) as file:
+            image, label = sample_columns(file.schema_arrow, self.label_key)
             try:
                 yield from self._rows(file, image, label)
             except ReadError as error:
@@ -88,7 +88,7 @@ def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int
     stated: dict[int, str] | None = None
     for path in paths:
         try:
-            with _opened(path) as file:
+            with opened_parquet(path) as file:
                 names = _class_names(file.schema_arrow, label_key)
         except ReadError:
             continue  # the shard itself reports why it cannot be read
@@ -101,14 +101,18 @@ def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int
 def _class_names(schema: pa.Schema, label_key: str | None) -> dict[int, str] | None:
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[_columns(schema, label_key)[1]]["names"]
+        names = features[sample_columns(schema, label_key)[1]]["names"]
     except (KeyError, TypeError, ValueError):
         return None
     return {number: str(name) for number, name in enumerate(names)} if isinstance(names, list) else None
 
 
-def _columns(schema: pa.Schema, label_key: str | None) -> tuple[str, str]:
-    """Return the names of the image and the label column."""
+def sample_columns(schema: pa.Schema, label_key: str | None) -> tuple[str, str]:
+    """Return the names of the image and the label column.
+
+    Raises:
+        ReadError: "no-image-column" or "no-label-column".
+    """
     found = [name for name in schema.names if _holds_images(schema.field(name).type)]
     usual = [name for name in IMAGE_COLUMNS if name in found] or found
     if len(usual) != 1:
@@ -161,7 +165,13 @@ def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def opened_parquet(path: str) -> Iterator[Any]:
+    """Yield the `pyarrow.parquet.ParquetFile` of a path or URL, its page checksums verified where it has them.
+
+    Raises:
+        ReadError: "io-error" or "corrupt".
+        SourceError: if pyarrow is missing.
+    """
     try:
         import pyarrow as pa
         from pyarrow import parquet
