@@ -114,7 +114,7 @@ def test_a_batched_getter_of_the_inner_dataset_gets_inner_indices(report_on: Cal
 
 def test_a_batched_getter_that_loses_items_is_noticed(data: Any, report: ScanReport) -> None:
     data.__class__ = type("Losing", (type(data),), {"__getitems__": lambda self, indices: [self[0]]})
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(SourceError, match="Losing: expected 2 items from its __getitems__, got 1"):
         GuardedDataset(data, report=report).__getitems__([0, 1])
 
 

@@ -19,14 +19,17 @@ from torch.utils.data import Dataset
 
 from vbdguard.config import ScanConfig
 from vbdguard.errors import SourceError, UnscannedSampleError
+from vbdguard.guards.counts import DropCounts, GuardRecord
 from vbdguard.guards.ledger import Ledger, NotingSource, read_all, require_same_data
 from vbdguard.guards.policy import OnPoison, OnUnscanned, Policy
 from vbdguard.guards.relabel import new_label, relabelled
+from vbdguard.guards.timm_reading import trusted_view
+from vbdguard.guards.untransformed import Untransformed
 from vbdguard.guards.verdict import Verdict, apply_policy
 from vbdguard.report import ScanReport
 from vbdguard.sources.torch_dataset import TorchDatasetSource
 from vbdguard.sources.torch_items import is_tensor
-from vbdguard.sources.torch_views import label_transform_of
+from vbdguard.sources.torch_views import label_transform_of, raw_view
 
 SETTABLE = ("transform", "target_transform", "transforms")
 """Attributes that are set on the inner dataset when they are set on the guard."""
@@ -93,6 +96,8 @@ class GuardedDataset(Dataset[Any]):
         self._outcome: tuple[Ledger, ScanReport] | None = None
         """What the scan gave, until the policy has made a verdict of it."""
         self._verdict: Verdict | None = None
+        self._items: Any = dataset
+        """Where items come from: the inner dataset, or a view of it that has its own way with broken files."""
 
     @property
     def unguarded(self) -> Any:
@@ -114,32 +119,59 @@ class GuardedDataset(Dataset[Any]):
         """The inner indices that the scan flags, (m,) ascending, whether or not the policy lets them pass."""
         return self._scanned().flagged.copy()
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the scan and the policy together mean for each inner index."""
+        return self._scanned()
+
+    @property
+    def counts(self) -> DropCounts:
+        """How many samples of each class are dropped, relabelled or let pass; the same in every epoch."""
+        return self._scanned().counts
+
+    @property
+    def vbdguard(self) -> GuardRecord:
+        """Report and counts under the name that every guarded thing has for them."""
+        return GuardRecord(report=self.report, counts=self.counts)
+
+    @property
+    def untransformed(self) -> Untransformed:
+        """The kept samples as the scan saw them; what a scan of this guard looks at."""
+        raw = raw_view(self._inner) if self._raw is None else self._raw
+        return Untransformed(raw, self._scanned())
+
     def __len__(self) -> int:
         return len(self._scanned().kept)
 
     def __getitem__(self, index: Any) -> Any:
-        inner_index = self._inner_indices([index])[0]
-        return self._admit(inner_index, self._inner[inner_index])
+        verdict = self._current_verdict()
+        inner_index = _inner_index(verdict.kept, index)
+        return self._admit(verdict, inner_index, self._items[inner_index])
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """Return the items at `indices`, in one call of the inner dataset where it has `__getitems__`."""
-        inner_indices = self._inner_indices(indices)
-        fetch_many = getattr(self._inner, "__getitems__", None)
-        items = fetch_many(inner_indices) if callable(fetch_many) else [self._inner[index] for index in inner_indices]
-        return [self._admit(index, item) for index, item in zip(inner_indices, items, strict=True)]
+        verdict = self._current_verdict()
+        inner_indices = _inner_indices(verdict.kept, indices)
+        fetch_many = getattr(self._items, "__getitems__", None)
+        items = fetch_many(inner_indices) if callable(fetch_many) else [self._items[index] for index in inner_indices]
+        if len(items) != len(inner_indices):
+            raise SourceError(
+                f"{type(self._inner).__name__}: expected {len(inner_indices)} items from its __getitems__, "
+                f"got {len(items)}; which sample is which cannot be told"
+            )
+        if not verdict.new_labels:
+            return items if isinstance(items, list) else list(items)
+        return [self._admit(verdict, index, item) for index, item in zip(inner_indices, items, strict=True)]
 
-    def _inner_indices(self, indices: Sequence[Any]) -> list[int]:
-        kept = self._current_verdict().kept
-        return [int(kept[_checked(index, len(kept))]) for index in indices]
-
-    def _admit(self, inner_index: int, item: Any) -> Any:
-        change = self._scanned().new_labels.get(inner_index)
+    def _admit(self, verdict: Verdict, inner_index: int, item: Any) -> Any:
+        change = verdict.new_labels.get(inner_index)
         if change is None:
             return item
         return relabelled(item, change, transform=label_transform_of(self._inner, inner_index))
 
     def _current_verdict(self) -> Verdict:
-        verdict = self._scanned()
+        # Every item comes by here, so one attribute lookup decides in the usual case.
+        verdict = self._verdict or self._scanned()
         if len(self._inner) != verdict.length:
             raise UnscannedSampleError(
                 f"{type(self._inner).__name__}: expected the {verdict.length} samples that were scanned, "
@@ -150,7 +182,9 @@ class GuardedDataset(Dataset[Any]):
     def _scanned(self) -> Verdict:
         if self._verdict is None:
             ledger, report = self._scan()
-            self._verdict = apply_policy(self._policy, ledger, report, name=type(self._inner).__name__)
+            verdict = apply_policy(self._policy, ledger, report, name=type(self._inner).__name__)
+            self._items = trusted_view(self._inner, verdict)
+            self._verdict = verdict
             self._outcome = None
         return self._verdict
 
@@ -234,16 +268,34 @@ class GuardedDataset(Dataset[Any]):
         return f"{type(self).__name__}({name}, {kept:,} of {length:,} samples kept, verdict {self.report.verdict})"
 
 
-def _checked(index: Any, length: int) -> int:
+def _inner_index(kept: NDArray[np.int64], index: Any) -> int:
     try:
         place = operator.index(index)
     except TypeError:
         raise TypeError(
             f"expected one integer index, got {type(index).__name__}; for several samples use torch.utils.data.Subset"
         ) from None
-    if not -length <= place < length:
-        raise IndexError(f"index {place} is out of range for {length} kept samples")
-    return place % length
+    try:
+        return kept.item(place)
+    except IndexError:
+        raise _out_of_range(place, len(kept)) from None
+
+
+def _inner_indices(kept: NDArray[np.int64], indices: Sequence[Any]) -> list[int]:
+    """Return the same as `_inner_index` for each; the batch at once where it holds nothing but integers."""
+    places = np.asarray(indices)
+    if places.ndim != 1 or places.dtype.kind not in "iu":
+        return [_inner_index(kept, index) for index in indices]
+    try:
+        inner: list[int] = kept[places].tolist()
+    except IndexError:
+        # One by one, for a message that names the index.
+        return [_inner_index(kept, index) for index in indices]
+    return inner
+
+
+def _out_of_range(place: int, length: int) -> IndexError:
+    return IndexError(f"index {place} is out of range for {length} kept samples")
 
 
 def _has_length(value: Any, length: int) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 from vbdguard.config import ScanConfig
+from vbdguard.errors import ConfigError
 from vbdguard.guards.policy import OnPoison, OnUnscanned
 from vbdguard.report import ScanReport
 
@@ -39,7 +40,23 @@ class GuardOptions:
     cache_dir: str | Path | None = None
 
     def for_streams(self) -> StreamKeywords:
-        """Return all but `raw`."""
+        """Return all but `raw`.
+
+        Raises:
+            ConfigError: if `raw` is set: there is no index by which it could be asked.
+        """
+        if self.raw is not None:
+            raise ConfigError(
+                "raw= is for map-style datasets, got it for a stream; hand in the stream without its random "
+                "transforms, and apply them behind the guard"
+            )
+        return self._common()
+
+    def for_datasets(self) -> Keywords:
+        """Return all of them."""
+        return {**self._common(), "raw": self.raw}
+
+    def _common(self) -> StreamKeywords:
         return {
             "on_poison": self.on_poison,
             "on_unscanned": self.on_unscanned,
@@ -47,11 +64,3 @@ class GuardOptions:
             "report": self.report,
             "cache_dir": self.cache_dir,
         }
-
-    def for_datasets(self) -> Keywords:
-        """Return all of them."""
-        return {**self.for_streams(), "raw": self.raw}
-
-    def without_raw(self) -> GuardOptions:
-        """Return these options for something that `raw` has nothing to say about."""
-        return replace(self, raw=None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vbdguard.guards.counts import DropCounts, EpochCounts
 from vbdguard.guards.ledger import Ledger
 from vbdguard.guards.policy import Policy
 from vbdguard.guards.relabel import NewLabel
@@ -27,6 +29,8 @@ class Verdict:
     """(m,) ascending; the inner indices whose digest the report flags."""
     new_labels: Mapping[int, NewLabel]
     """Inner index to its change of class; empty unless the policy relabels."""
+    counts: DropCounts
+    """What became of one pass over all samples."""
 
 
 def apply_policy(policy: Policy, ledger: Ledger, report: ScanReport, *, name: str) -> Verdict:
@@ -45,25 +49,44 @@ def apply_policy(policy: Policy, ledger: Ledger, report: ScanReport, *, name: st
     found = ledger.find(report.flagged)
     policy.meet_poison(report, name=name, flagged=len(found))
     policy.meet_unscanned([ledger.unscanned[index] for index in sorted(ledger.unscanned)], name=name)
-    changes = _new_labels(found, report, are_names=ledger.has_names) if policy.on_poison == "relabel" else {}
+    names = _class_names(report, are_names=ledger.has_names)
+    changes = _new_labels(found, names) if policy.on_poison == "relabel" else {}
     passes = np.ones(len(ledger), dtype=np.bool_)
     passes[list(ledger.unscanned)] = policy.on_unscanned == "warn"
     # A flagged sample without a suggested class has nothing to be relabelled to: it goes.
     passes[[index for index in found if policy.on_poison != "warn" and index not in changes]] = False
+    kept = np.flatnonzero(passes).astype(np.int64)
+    class_of = {index: names.get(entry.label, entry.label) for index, entry in found.items()}
+    counts = EpochCounts(
+        epoch=0,
+        passed=len(kept),
+        dropped=_per_class(label for index, label in class_of.items() if not passes[index]),
+        relabelled=_per_class(class_of[index] for index in changes),
+        unscanned=len(ledger.unscanned),
+        let_pass=_per_class(label for index, label in class_of.items() if passes[index] and index not in changes),
+    )
     return Verdict(
         report=report,
         length=len(ledger),
-        kept=np.flatnonzero(passes).astype(np.int64),
+        kept=kept,
         flagged=np.array(list(found), dtype=np.int64),
         new_labels=changes,
+        counts=DropCounts(epochs=(counts,)),
     )
 
 
-def _new_labels(found: Mapping[int, FlaggedSample], report: ScanReport, *, are_names: bool) -> dict[int, NewLabel]:
-    """Return the suggested changes of class as the data have them: the report numbers classes that have names only."""
-    names: dict[int, int | str] = {entry.label: entry.name if are_names else entry.label for entry in report.classes}
+def _class_names(report: ScanReport, *, are_names: bool) -> dict[int, int | str]:
+    """Return each class as the data have it: the report numbers classes that have names only."""
+    return {entry.label: entry.name if are_names else entry.label for entry in report.classes}
+
+
+def _new_labels(found: Mapping[int, FlaggedSample], names: Mapping[int, int | str]) -> dict[int, NewLabel]:
     return {
         index: NewLabel(old=names[entry.label], new=names[entry.suggested_label])
         for index, entry in found.items()
         if entry.suggested_label is not None
     }
+
+
+def _per_class(labels: Iterable[int | str]) -> dict[int | str, int]:
+    return dict(sorted(Counter(labels).items(), key=str))

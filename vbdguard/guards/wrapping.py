@@ -12,16 +12,17 @@ Where nothing can be filtered, the error says what to type instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from vbdguard.config import ScanConfig
-from vbdguard.errors import SourceError
+from vbdguard.guards.guarded import is_guarded
 from vbdguard.guards.kinds import is_a
 from vbdguard.guards.options import GuardOptions
 from vbdguard.guards.policy import OnPoison, OnUnscanned
+from vbdguard.guards.refusals import refuse_known, refuse_unknown
 from vbdguard.report import ScanReport
 
 if TYPE_CHECKING:
@@ -89,12 +90,13 @@ def guard(
     options = GuardOptions(
         on_poison=on_poison, on_unscanned=on_unscanned, raw=raw, config=config, report=report, cache_dir=cache_dir
     )
+    if is_guarded(target):
+        return target
+    refuse_known(target)
     for kind in KINDS:
         if kind.is_kind(target):
             return kind.guard(target, options)
-    return _refuse(
-        target, "is neither a dataset with __len__ and __getitem__, nor a DataLoader, nor a pipeline that is known here"
-    )
+    raise refuse_unknown(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _class(package: str, *names: str) -> Callable[[Any], bool]:
 def _guard_loader(target: Any, options: GuardOptions) -> Any:
     from vbdguard.guards.loader import guard_loader
 
-    return guard_loader(target, options, guard_dataset=_guard_any)
+    return guard_loader(target, options, guard_stream=_guard_any)
 
 
 def _guard_any(target: Any, options: GuardOptions) -> Any:
@@ -150,65 +152,18 @@ def _guard_map_style(target: Any, options: GuardOptions) -> Any:
 
 
 def _is_map_style(target: Any) -> bool:
-    return hasattr(target, "__getitem__") and hasattr(target, "__len__") and not isinstance(target, dict)
-
-
-def _refuse(target: Any, why: str) -> Any:
-    raise SourceError(f"guard() cannot go around this {type(target).__name__}: it {why}")
-
-
-def _refusal(why: str) -> Callable[[Any, GuardOptions], Any]:
-    return lambda target, _: _refuse(target, why)
+    return hasattr(target, "__getitem__") and hasattr(target, "__len__") and not isinstance(target, Mapping)
 
 
 KINDS = (
-    Kind(_class("vbdguard", "GuardedDataset", "GuardedStream"), lambda target, _: target),
-    Kind(
-        lambda target: isinstance(target, (str, Path)),
-        _refusal(
-            "is a path, and what trains is a dataset: vbdguard.guard(wds.WebDataset(path)...) or "
-            "vbdguard.guard(torchvision.datasets.ImageFolder(path)); vbdguard.scan(path) only looks"
-        ),
-    ),
-    Kind(
-        _class("webdataset", "WebLoader"),
-        _refusal(
-            "hands out decoded batches, whose bytes cannot be recognised any more: "
-            "wds.WebLoader(vbdguard.guard(dataset), ...) guards the dataset inside"
-        ),
-    ),
     Kind(_class("webdataset", "DataPipeline"), _guard_webdataset),
-    Kind(
-        _class("ffcv", "Loader"),
-        _refusal(
-            "reads samples that were resized when its .beton was written: take "
-            "keep = vbdguard.GuardedDataset(the dataset it was written from).kept_indices and "
-            "ffcv.loader.Loader(..., indices=keep)"
-        ),
-    ),
-    Kind(
-        _class("datasets", "DatasetDict", "IterableDatasetDict"),
-        _refusal('holds several splits: splits["train"] = vbdguard.guard(splits["train"])'),
-    ),
-    Kind(
-        _class("lightning", "LightningDataModule"),
-        _refusal(
-            "makes its loaders later: hand it to the guard in vbdguard.hooks, or guard the dataset in its setup()"
-        ),
-    ),
-    Kind(
-        _class("pytorch_lightning", "LightningDataModule"),
-        _refusal(
-            "makes its loaders later: hand it to the guard in vbdguard.hooks, or guard the dataset in its setup()"
-        ),
-    ),
-    Kind(_class("datasets", "Dataset"), _guard_hugging_face),
-    Kind(_class("datasets", "IterableDataset"), _guard_streaming_library),
+    Kind(_class("datasets.arrow_dataset", "Dataset"), _guard_hugging_face),
+    Kind(_class("datasets.iterable_dataset", "IterableDataset"), _guard_streaming_library),
     Kind(
         _class("litdata", "StreamingDataset", "StreamingDataLoader", "CombinedStreamingDataset"),
         _guard_streaming_library,
     ),
-    Kind(_class("streaming", "StreamingDataset", "StreamingDataLoader"), _guard_streaming_library),
+    Kind(_class("streaming.base", "StreamingDataset", "StreamingDataLoader"), _guard_streaming_library),
     Kind(_class("torch", "DataLoader"), _guard_loader),
     Kind(_class("torch", "IterableDataset"), _guard_iterable),
     Kind(_is_map_style, _guard_map_style),

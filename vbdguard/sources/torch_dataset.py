@@ -1,8 +1,8 @@
 """Samples of a map-style dataset in memory: torchvision, Hugging Face, or anything with `__getitem__` and `__len__`.
 
 The scan wants raw images: random augmentation would move the triggers, and normalised floats are no
-pixels. torchvision datasets are therefore seen without their transforms, also inside `Subset` and
-`ConcatDataset`; for any other dataset that transforms what it hands out, the caller passes `raw`.
+pixels. Datasets of torchvision, timm and Hugging Face are therefore seen without their transforms, also inside
+`Subset` and `ConcatDataset`; for any other dataset that transforms what it hands out, the caller passes `raw`.
 This module loads neither torch nor torchvision.
 """
 

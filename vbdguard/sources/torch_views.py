@@ -1,6 +1,6 @@
 """Torch datasets seen from the outside: without their transforms, and with their class names.
 
-torch and torchvision are looked up among the loaded modules, never loaded: a dataset made with them
+torch, torchvision and the like are looked up among the loaded modules, never loaded: a dataset made with them
 has loaded them.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
+from vbdguard.sources.timm_images import TimmImages, is_timm_dataset
 from vbdguard.sources.torch_items import LABEL_NAMES
 
 
@@ -19,24 +20,32 @@ def raw_view(dataset: Any) -> Any:
     """Return a dataset that hands out untransformed items, at the same indices as `dataset`.
 
     The caller's object is not touched: torchvision datasets are copied shallowly and the copy loses
-    its transforms; `Subset` and `ConcatDataset` are rebuilt around such copies. Others come back as they are.
+    its transforms, Hugging Face's lose their format (and with it a transform), timm's are read past theirs, and a
+    guard says itself what it keeps; `Subset` and `ConcatDataset` are rebuilt around such views. Others come back as
+    they are.
     """
     if _is_vision_dataset(dataset):
         # Not copy.copy: it would run a class's own __getstate__, and with it whatever that opens or drops.
         view = object.__new__(type(dataset))
         view.__dict__.update(dataset.__dict__, transform=None, target_transform=None, transforms=None)
         return view
-    if _is_plain(dataset, "Subset"):
+    if is_timm_dataset(dataset):
+        return TimmImages(dataset)
+    if _is_hugging_face(dataset):
+        return dataset.with_format(None)
+    if _is_guard(dataset):
+        return dataset.untransformed
+    if is_plain(dataset, "Subset"):
         return type(dataset)(raw_view(dataset.dataset), dataset.indices)
-    if _is_plain(dataset, "ConcatDataset"):
+    if is_plain(dataset, "ConcatDataset"):
         return type(dataset)([raw_view(part) for part in dataset.datasets])
     return dataset
 
 
 def label_transform_of(dataset: Any, index: int) -> Callable[[Any], Any] | None:
-    """Return what a torchvision dataset does to the label that its raw view gives at `index`, or None for nothing."""
+    """Return what torchvision's or timm's dataset does to the label of its raw view at `index`, or None for nothing."""
     leaf = _leaf_of(dataset, index)
-    if not _is_vision_dataset(leaf):
+    if not (_is_vision_dataset(leaf) or is_timm_dataset(leaf)):
         return None
     transform: Callable[[Any], Any] | None = getattr(leaf, "target_transform", None)
     return transform
@@ -44,9 +53,9 @@ def label_transform_of(dataset: Any, index: int) -> Callable[[Any], Any] | None:
 
 def _leaf_of(dataset: Any, index: int) -> Any:
     """Return the dataset that an item really comes from, through `Subset` and `ConcatDataset`."""
-    if _is_plain(dataset, "Subset"):
+    if is_plain(dataset, "Subset"):
         return _leaf_of(dataset.dataset, int(dataset.indices[index]))
-    if _is_plain(dataset, "ConcatDataset"):
+    if is_plain(dataset, "ConcatDataset"):
         part = bisect_right(dataset.cumulative_sizes, index)
         before = dataset.cumulative_sizes[part - 1] if part else 0
         return _leaf_of(dataset.datasets[part], index - before)
@@ -55,9 +64,9 @@ def _leaf_of(dataset: Any, index: int) -> Any:
 
 def class_names_of(dataset: Any) -> Mapping[int, str] | None:
     """Return the names of a dataset's class numbers, or None where it does not tell."""
-    if _is_plain(dataset, "Subset"):
+    if is_plain(dataset, "Subset"):
         return class_names_of(dataset.dataset)
-    if _is_plain(dataset, "ConcatDataset"):
+    if is_plain(dataset, "ConcatDataset"):
         candidates = [class_names_of(part) for part in dataset.datasets]
         return candidates[0] if all(names == candidates[0] for names in candidates) else None
     if (names := _names_in_features(dataset)) is not None:
@@ -91,12 +100,23 @@ def _is_list_of(value: Any, kind: type | tuple[type, ...]) -> TypeGuard[list[Any
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(entry, kind) for entry in value)
 
 
-def _is_plain(dataset: Any, name: str) -> bool:
+def is_plain(dataset: Any, name: str) -> bool:
     """Return whether `dataset` is torch's own `Subset` or `ConcatDataset`; a subclass may transform on its own."""
-    module = sys.modules.get("torch.utils.data.dataset")
-    return module is not None and type(dataset) is getattr(module, name, None)
+    return type(dataset) is _loaded_class("torch.utils.data.dataset", name)
 
 
 def _is_vision_dataset(dataset: Any) -> bool:
-    module = sys.modules.get("torchvision.datasets.vision")
-    return module is not None and isinstance(dataset, getattr(module, "VisionDataset", ()))
+    return isinstance(dataset, _loaded_class("torchvision.datasets.vision", "VisionDataset") or ())
+
+
+def _is_hugging_face(dataset: Any) -> bool:
+    return isinstance(dataset, _loaded_class("datasets.arrow_dataset", "Dataset") or ())
+
+
+def _is_guard(dataset: Any) -> bool:
+    return isinstance(dataset, _loaded_class("vbdguard.guards.dataset", "GuardedDataset") or ())
+
+
+def _loaded_class(module: str, name: str) -> type | None:
+    kind: type | None = getattr(sys.modules.get(module), name, None)
+    return kind

@@ -1,0 +1,21 @@
+"""What is guarded already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vbdguard.guards.counts import GuardRecord
+from vbdguard.guards.kinds import is_a
+from vbdguard.sources.torch_views import is_plain
+
+
+def is_guarded(data: Any) -> bool:
+    """Return whether no unguarded sample can come out of a dataset: it is a guard, or made of nothing but guards."""
+    if is_plain(data, "Subset"):
+        return is_guarded(data.dataset)
+    if is_plain(data, "ConcatDataset"):
+        return all(is_guarded(part) for part in data.datasets)
+    # Streams and datasets of a framework's own type bear a record instead.
+    return is_a(data, "vbdguard", "GuardedDataset", "GuardedStream") or isinstance(
+        getattr(data, "vbdguard", None), GuardRecord
+    )
