@@ -55,7 +55,7 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
     """
     target = Cache(cache_dir)
     found = target.info()
-    if found.reports + found.segments == 0:
+    if found.entries == 0:
         click.echo(f"Nothing to remove in {printable(str(found.directory))}")
         return
     if not yes and not _confirmed(found, older_than):
@@ -69,9 +69,7 @@ def _confirmed(found: CacheInfo, older_than: timedelta | None) -> bool:
     if not _somebody_is_there():
         raise click.UsageError("there is nobody to ask; pass --yes to clear without asking")
     which = "all" if older_than is None else f"what is older than {older_than} of the"
-    return click.confirm(
-        f"Remove {which} {_entries(found.reports + found.segments)} in {printable(str(found.directory))}?"
-    )
+    return click.confirm(f"Remove {which} {_entries(found.entries)} in {printable(str(found.directory))}?")
 
 
 def _somebody_is_there() -> bool:
@@ -85,6 +83,8 @@ def _as_json(found: CacheInfo) -> str:
         "report_bytes": found.report_bytes,
         "segments": found.segments,
         "segment_bytes": found.segment_bytes,
+        "tables": found.tables,
+        "table_bytes": found.table_bytes,
         "oldest": found.oldest.isoformat() if found.oldest else None,
         "newest": found.newest.isoformat() if found.newest else None,
     }
@@ -96,7 +96,8 @@ def _as_text(found: CacheInfo) -> str:
         f"directory  {printable(str(found.directory))}",
         f"reports    {found.reports:>9,}  {_size(found.report_bytes):>9}",
         f"shards     {found.segments:>9,}  {_size(found.segment_bytes):>9}  decoded",
-        f"total      {found.reports + found.segments:>9,}  {_size(found.report_bytes + found.segment_bytes):>9}",
+        f"tables     {found.tables:>9,}  {_size(found.table_bytes):>9}  of guarded streams",
+        f"total      {found.entries:>9,}  {_size(found.bytes):>9}",
     ]
     if found.oldest and found.newest:
         lines.append(f"written    {_day(found.oldest)} to {_day(found.newest)}")

@@ -3,7 +3,8 @@
     <directory>/
     ├── CACHEDIR.TAG        tells backup tools to leave it out, and us that the directory is ours
     ├── reports/<key>.json  one finished report; the key covers data, settings, seed, device and version
-    └── segments/<key>/     decoded pixels of one shard (written by `vbdguard.ingest.store`)
+    ├── segments/<key>/     decoded pixels of one shard (written by `vbdguard.ingest.store`)
+    └── tables/<digest>     which digests pass, for guarded streams (written by `vbdguard.guards.digest_table`)
 
 Entries are named for their content, written once and put in place whole, so no lock is needed and any of
 them may be removed at any time. A cached "clean" is a decision about security: each entry carries its key and
@@ -56,9 +57,21 @@ class CacheInfo:
     report_bytes: int
     segments: int
     segment_bytes: int
+    tables: int
+    table_bytes: int
     oldest: datetime | None
     """When the oldest entry was written, in UTC; None for an empty cache."""
     newest: datetime | None
+
+    @property
+    def entries(self) -> int:
+        """How many entries of all kinds there are."""
+        return self.reports + self.segments + self.tables
+
+    @property
+    def bytes(self) -> int:
+        """How large they are together."""
+        return self.report_bytes + self.segment_bytes + self.table_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,11 @@ class Cache:
     def store_dir(self) -> Path:
         """The directory that ingest gets as its store; its segments lie in `segments/` below."""
         return self.directory
+
+    @property
+    def tables_dir(self) -> Path:
+        """The directory of the guarded streams' digest tables; made by whoever writes the first."""
+        return self._tables
 
     def prepare(self) -> None:
         """Create the directory with its tag, and find out now whether it can be written to.
@@ -190,23 +208,26 @@ class Cache:
         Raises:
             CacheError: if the directory cannot be read.
         """
-        reports, segments = self._entries(self._reports), self._entries(self._segments)
-        written = [entry.written for entry in (*reports, *segments)]
+        reports, segments, tables = (self._entries(folder) for folder in self._folders)
+        written = [entry.written for entry in (*reports, *segments, *tables)]
         return CacheInfo(
             directory=self.directory,
             reports=len(reports),
             report_bytes=sum(entry.size for entry in reports),
             segments=len(segments),
             segment_bytes=sum(entry.size for entry in segments),
+            tables=len(tables),
+            table_bytes=sum(entry.size for entry in tables),
             oldest=min(written, default=None),
             newest=max(written, default=None),
         )
 
     def clear(self, older_than: timedelta | None = None) -> Freed:
-        """Remove reports and segments, and return what that freed.
+        """Remove reports, segments and tables, and return what that freed.
 
-        Nothing but `reports/`, `segments/` and the tag is touched, and only in a directory that bears our tag.
-        A symbolic link goes as a link; what it points to stays.
+        Nothing but `reports/`, `segments/`, `tables/` and the tag is touched, and only in a directory that bears our
+        tag. A symbolic link goes as a link; what it points to stays. A training that runs on a table keeps it, but
+        its new workers stop with an error.
 
         Args:
             older_than: remove only entries written longer ago than this; None removes all.
@@ -222,7 +243,7 @@ class Cache:
                 "Check --cache-dir and VBDGUARD_CACHE, or remove the directory yourself"
             )
         limit = None if older_than is None else datetime.now(UTC) - older_than
-        entries = [*self._entries(self._reports), *self._entries(self._segments)]
+        entries = [entry for folder in self._folders for entry in self._entries(folder)]
         doomed = [entry for entry in entries if limit is None or entry.written < limit]
         try:
             for entry in doomed:
@@ -242,6 +263,14 @@ class Cache:
         return self.directory / "segments"
 
     @property
+    def _tables(self) -> Path:
+        return self.directory / "tables"
+
+    @property
+    def _folders(self) -> tuple[Path, Path, Path]:
+        return self._reports, self._segments, self._tables
+
+    @property
     def _tag(self) -> Path:
         return self.directory / "CACHEDIR.TAG"
 
@@ -255,7 +284,7 @@ class Cache:
             return False
 
     def _take_over(self) -> None:
-        names = {path.name for path in self.directory.iterdir()} - {"reports", "segments"}
+        names = {path.name for path in self.directory.iterdir()} - {folder.name for folder in self._folders}
         foreign = sorted(name for name in names if not name.startswith(".CACHEDIR.TAG."))
         # asked again, since another process may have taken it over just now
         if foreign and not self._is_ours():
@@ -263,7 +292,7 @@ class Cache:
         write_atomically(self._tag, _TAG)
 
     def _entries(self, folder: Path) -> list[_Entry]:
-        """List what lies in `reports/` or `segments/`; a folder that is a link is somebody else's."""
+        """List what lies in one of our folders; one that is a link is somebody else's."""
         if folder.is_symlink():
             return []
         try:
@@ -274,11 +303,11 @@ class Cache:
             raise self._unusable(error) from error
 
     def _remove_frame(self) -> None:
-        for folder in (self._reports, self._segments):
+        for folder in self._folders:
             # a scan may have written meanwhile: an entry that is newer than our list stays
             if not folder.is_symlink() and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        if not self._reports.exists() and not self._segments.exists():
+        if not any(folder.exists() for folder in self._folders):
             self._tag.unlink(missing_ok=True)
 
     def _unusable(self, error: object) -> CacheError:
