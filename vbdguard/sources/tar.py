@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -130,38 +130,7 @@ class _Group:
         """Return the sample, or None where the members hold neither an image nor a label."""
         if self.duplicates:
             raise ReadError("duplicate-member", f"expected each field once, got {', '.join(self.duplicates)} again")
-        images = [suffix for suffix in self.fields if suffix in IMAGE_FIELDS]
-        if len(images) > 1:
-            raise ReadError(
-                "ambiguous-image", f"expected one image, got {', '.join(images)}; keep the one you train on"
-            )
-        label = self._label(label_key)
-        if not images:
-            if label is None:
-                return None
-            raise ReadError("no-image", f"expected an image beside the label, got {self._names()}")
-        image = self._content(images[0])
-        if label is None:
-            wanted = f"a label ({label_key})" if label_key else "a .cls or a .json with a label"
-            raise ReadError("no-label", f"expected {wanted}, got {self._names()}; name its field with --label-key")
-        return RawSample(key, image, label)
-
-    def _label(self, label_key: str | None) -> int | str | None:
-        name = label_field(self.fields, label_key)
-        if name == "json":
-            return self._json_label(json_label_keys(label_key))
-        content = self._content(name)
-        return _class_name(content) if name == "txt" else _class_number(content, name)
-
-    def _json_label(self, names: tuple[str, ...]) -> int | str | None:
-        if "json" not in self.fields:
-            return None
-        try:
-            body = json.loads(self._content("json"))
-        except (ValueError, RecursionError) as error:
-            raise ReadError("bad-label", f"expected JSON in .json: {error}") from error
-        found = [body[name] for name in names if name in body] if isinstance(body, dict) else []
-        return checked_label(found[0], ".json") if found else None
+        return read_sample(key, self.fields, self._content, label_key)
 
     def _content(self, suffix: str) -> bytes:
         member = self.fields[suffix]
@@ -169,8 +138,54 @@ class _Group:
             raise ReadError("too-large", f"expected at most {MAX_MEMBER} bytes, {member.name} has {member.size}")
         return member.data
 
-    def _names(self) -> str:
-        return ", ".join(f".{suffix}" for suffix in self.fields)
+
+def read_sample(
+    key: str, fields: Collection[str], content: Callable[[str], bytes], label_key: str | None
+) -> RawSample | None:
+    """Return what a scan sees in the fields of one key, or None where they hold neither an image nor a label.
+
+    Args:
+        key: the sample's key, passed through.
+        fields: lower-cased names of the members, such as "jpg" and "cls".
+        content: gives the bytes of one of them.
+        label_key: where the label stands (see `TarShard`).
+
+    Raises:
+        ReadError: "ambiguous-image", "no-image", "no-label" or "bad-label", and whatever `content` raises.
+    """
+    images = [suffix for suffix in fields if suffix in IMAGE_FIELDS]
+    if len(images) > 1:
+        raise ReadError("ambiguous-image", f"expected one image, got {', '.join(images)}; keep the one you train on")
+    label = _label(fields, content, label_key)
+    if not images:
+        if label is None:
+            return None
+        raise ReadError("no-image", f"expected an image beside the label, got {_names(fields)}")
+    image = content(images[0])
+    if label is None:
+        wanted = f"a label ({label_key})" if label_key else "a .cls or a .json with a label"
+        raise ReadError("no-label", f"expected {wanted}, got {_names(fields)}; name its field with --label-key")
+    return RawSample(key, image, label)
+
+
+def _label(fields: Collection[str], content: Callable[[str], bytes], label_key: str | None) -> int | str | None:
+    name = label_field(fields, label_key)
+    if name == "json":
+        return _json_label(content(name), json_label_keys(label_key)) if name in fields else None
+    return _class_name(content(name)) if name == "txt" else _class_number(content(name), name)
+
+
+def _json_label(data: bytes, names: tuple[str, ...]) -> int | str | None:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ReadError("bad-label", f"expected JSON in .json: {error}") from error
+    found = [body[name] for name in names if name in body] if isinstance(body, dict) else []
+    return checked_label(found[0], ".json") if found else None
+
+
+def _names(fields: Collection[str]) -> str:
+    return ", ".join(f".{suffix}" for suffix in fields)
 
 
 def label_field(fields: Container[str], label_key: str | None) -> str:
