@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from vbdguard.atomic import write_atomically
-from vbdguard.config import Preset, ScanConfig
 
-from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_image_size, parse_outputs
+from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs
+from .scan_options import (
+    CACHE_SECTION,
+    SCAN_SECTIONS,
+    cache_options,
+    cache_settings,
+    check_cache_options,
+    scan_config,
+    scan_options,
+)
 
 if TYPE_CHECKING:
     from vbdguard.report import ScanReport
@@ -20,34 +27,13 @@ if TYPE_CHECKING:
 @click.command(
     cls=SectionedCommand,
     sections={
-        "What to scan": ["label_key", "image_size", "jobs"],
-        "How to scan": ["preset", "seed", "device"],
+        **SCAN_SECTIONS,
         "What comes out": ["output", "format_", "fail_on", "exit_zero", "quiet", "verbose", "no_color"],
-        "Cache": ["cache_dir", "no_cache", "refresh"],
+        "Cache": CACHE_SECTION,
     },
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--label-key", metavar="KEY", help="Tar member suffix, JSON key or parquet column that holds the label.")
-@click.option(
-    "--image-size",
-    metavar="N|HxW",
-    callback=parse_image_size,
-    help="Scan at this size in pixels.  [default: taken from the data]",
-)
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that read.  [default: one per core]")
-@click.option(
-    "--preset",
-    type=click.Choice(get_args(Preset)),
-    default="default",
-    show_default=True,
-    help="`default` measures best; `paper` has the published settings.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True, help="Seed of all chance."
-)
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."
-)
+@scan_options
 @click.option(
     "-o",
     "--output",
@@ -76,13 +62,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", "-q", is_flag=True, help="No progress, and only the verdict as text.")
 @click.option("--verbose", "-v", is_flag=True, help="Every class, more samples, all settings, the log.")
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
-@click.option(
-    "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to keep results.  [default: $VBDGUARD_CACHE or the platform's cache]",
-)
-@click.option("--no-cache", is_flag=True, help="Read no earlier result and keep none.")
-@click.option("--refresh", is_flag=True, help="Scan again although there is a result, and replace it.")
+@cache_options
 @click.pass_context
 def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> None:
     """Scan image-classification data for backdoor poisoning.
@@ -109,8 +89,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
     """
     if options["quiet"] and options["verbose"]:
         raise click.UsageError("--quiet and --verbose contradict each other; pass one")
-    if options["no_cache"] and (options["refresh"] or options["cache_dir"]):
-        raise click.UsageError("--no-cache uses no cache; drop it, or drop --refresh and --cache-dir")
+    check_cache_options(options)
     report = _run(sources, options)
     for path in options["output"]:
         write_atomically(path, report.to_json())
@@ -125,8 +104,6 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
     from .consoles import logging_to, make_console
     from .progress import showing_progress
 
-    names = ("preset", "seed", "device", "image_size", "label_key", "jobs")
-    config = ScanConfig(**{name: options[name] for name in names})
     console = make_console(stderr=True, no_color=options["no_color"])
     with (
         logging_to(console, verbose=options["verbose"]),
@@ -134,10 +111,8 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
     ):
         return run_scan(
             sources[0] if len(sources) == 1 else list(sources),
-            config,
-            cache_dir=options["cache_dir"],
-            use_cache=not options["no_cache"],
-            refresh=options["refresh"],
+            scan_config(options),
+            **cache_settings(options),
             progress=progress,
         )
 

@@ -1,0 +1,109 @@
+"""The options of a scan and of its cache, for every command that scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from vbdguard.config import Preset, ScanConfig
+
+from .options import parse_image_size
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SCAN_SECTIONS = {
+    "What to scan": ["label_key", "image_size", "jobs"],
+    "How to scan": ["preset", "seed", "device"],
+}
+"""Where `SectionedCommand` lists `scan_options`."""
+CACHE_SECTION = ["cache_dir", "no_cache", "refresh"]
+
+
+def scan_options(command: Command) -> Command:
+    """Add the options that `scan_config` turns into settings."""
+    return _with(
+        command,
+        click.option(
+            "--label-key", metavar="KEY", help="Tar member suffix, JSON key or parquet column that holds the label."
+        ),
+        click.option(
+            "--image-size",
+            metavar="N|HxW",
+            callback=parse_image_size,
+            help="Scan at this size in pixels.  [default: taken from the data]",
+        ),
+        click.option(
+            "--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that read.  [default: one per core]"
+        ),
+        click.option(
+            "--preset",
+            type=click.Choice(get_args(Preset)),
+            default="default",
+            show_default=True,
+            help="`default` measures best; `paper` has the published settings.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            metavar="N",
+            default=0,
+            show_default=True,
+            help="Seed of all chance.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="DEVICE",
+            help="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.",
+        ),
+    )
+
+
+def cache_options(command: Command) -> Command:
+    """Add the options that `cache_settings` turns into arguments of a scan."""
+    return _with(
+        command,
+        click.option(
+            "--cache-dir",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Where to keep results.  [default: $VBDGUARD_CACHE or the platform's cache]",
+        ),
+        click.option("--no-cache", is_flag=True, help="Read no earlier result and keep none."),
+        click.option("--refresh", is_flag=True, help="Scan again although there is a result, and replace it."),
+    )
+
+
+def scan_config(options: Mapping[str, Any]) -> ScanConfig:
+    """Return the settings of a scan.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+    names = ("preset", "seed", "device", "image_size", "label_key", "jobs")
+    return ScanConfig(**{name: options[name] for name in names})
+
+
+def cache_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `cache_dir`, `use_cache` and `refresh` as `vbdguard.scan` takes them."""
+    return {
+        "cache_dir": options["cache_dir"],
+        "use_cache": not options["no_cache"],
+        "refresh": options["refresh"],
+    }
+
+
+def check_cache_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options["no_cache"] and (options["refresh"] or options["cache_dir"]):
+        raise click.UsageError("--no-cache uses no cache; drop it, or drop --refresh and --cache-dir")
+
+
+def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+    # As stacked decorators would: the last one is applied first.
+    for option in reversed(options):
+        command = option(command)
+    return command
