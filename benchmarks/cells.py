@@ -45,19 +45,23 @@ class Cell:
         """The text that `parse` takes."""
         return "clean" if self.mode == "clean" else f"{self.mode}/{self.trigger}/{self.blend_factor:g}/{self.ratio:g}"
 
+    def trigger_among(self, triggers: dict[str, Trigger]) -> str | Trigger:
+        """Return the cell's trigger, from a file or built in."""
+        trigger = triggers.get(self.trigger, self.trigger)
+        if self.mode == "a2a" and isinstance(trigger, Trigger) and "grid" in trigger.name:
+            return _cross(trigger)
+        return trigger
+
     def poison(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64], triggers: dict[str, Trigger], seed: int
     ) -> Poisoned:
         """Return the data of the cell; the seed draws the samples and is the target label, as published."""
         if self.mode == "clean":
             return Poisoned(images, labels, np.zeros(len(labels), dtype=np.bool_), labels)
-        trigger = triggers.get(self.trigger, self.trigger)
-        if self.mode == "a2a" and isinstance(trigger, Trigger) and "grid" in trigger.name:
-            trigger = _cross(trigger)
         return poison_arrays(
             images,
             labels,
-            trigger,
+            self.trigger_among(triggers),
             blend_factor=self.blend_factor,
             ratio=self.ratio,
             mode="all-to-one" if self.mode == "a2o" else "all-to-all",
@@ -66,12 +70,14 @@ class Cell:
         )
 
 
-def load_parquet(folder: Path, limit: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return images uint8 (N, H, W, 3) and labels int64 (N,) of a folder's `train-*.parquet`."""
+def load_parquet(
+    folder: Path, limit: int | None = None, *, split: str = "train"
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return images uint8 (N, H, W, 3) and labels int64 (N,) of a folder's `<split>-*.parquet`."""
     import pyarrow.parquet as pq
 
     images, labels = [], []
-    for path in sorted(folder.glob("train-*.parquet")):
+    for path in sorted(folder.glob(f"{split}-*.parquet")):
         table = pq.read_table(path, columns=["image", "label"])
         images += [
             np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in table["image"].to_pylist()

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from statistics import mean, pstdev
 from types import MappingProxyType
@@ -28,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cells import Cell, known_triggers, load_parquet, load_triggers
+from benchmarks.machine import commit, environment
 from benchmarks.published import load_published
 from vbdguard.config import MethodConfig
 from vbdguard.method.device import resolve_device
@@ -50,7 +48,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     done = {_identity(json.loads(line)) for line in args.out.read_text().splitlines()} if args.out.exists() else set()
-    _commit()
+    commit()
     images, labels = load_parquet(args.data, args.limit)
     triggers = load_triggers(args.triggers)
     for text in args.cells:
@@ -114,7 +112,7 @@ def _run(
     return _score(detection, data.is_poisoned, data.labels) | {
         "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "environment": _environment(str(device)),
+        "environment": environment(str(device)),
     }
 
 
@@ -133,23 +131,6 @@ def _score(detection: Detection, truth: NDArray[np.bool_], labels: NDArray[np.in
         "classes_right": len(accused & attacked),
         "classes_wrong": len(accused - attacked),
         "classes_attacked": len(attacked),
-    }
-
-
-@cache
-def _commit() -> str:
-    """Return the commit whose code runs; asked once, before the first run, since the checkout may move on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return commit.stdout.strip()
-
-
-def _environment(device: str) -> dict[str, Any]:
-    return {
-        "device": device,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": _commit(),
     }
 
 
