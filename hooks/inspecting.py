@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from vbdguard.errors import SourceError
 from vbdguard.guards.counts import DropCounts
+from vbdguard.guards.kinds import is_a
 from vbdguard.report import ScanReport
 
 
+def is_guarded(thing: Any) -> bool:
+    """Return whether no unguarded sample can come out of a dataset, loader or pipeline."""
+    return all(_is_guard(leaf) for leaf in _leaves(thing))
+
+
 def report_of(guarded: Any) -> ScanReport:
-    """Return the report that a guarded dataset, loader or pipeline rests on.
+    """Return the report that a guarded dataset, loader or pipeline rests on; the first, where it has several.
 
     Raises:
         SourceError: if it is not guarded.
     """
-    report: ScanReport = _guard_inside(guarded).report
+    report: ScanReport = guards_in(guarded)[0].report
     return report
 
 
@@ -25,40 +32,39 @@ def counts_of(guarded: Any) -> DropCounts:
     Raises:
         SourceError: if it is not guarded.
     """
-    counts: DropCounts = _guard_inside(guarded).counts
+    counts: DropCounts = guards_in(guarded)[0].counts
     return counts
 
 
-def is_guarded(thing: Any) -> bool:
-    """Return whether a dataset, loader or pipeline is guarded."""
-    return _find_guard(thing) is not None
+def guards_in(guarded: Any) -> list[Any]:
+    """Return the guards in a dataset, loader or pipeline, or the records that stand for them; at least one.
+
+    Raises:
+        SourceError: if a part of it is not guarded.
+    """
+    leaves = list(_leaves(guarded))
+    for leaf in leaves:
+        if not _is_guard(leaf):
+            raise SourceError(f"expected something that vbdguard.guard gave, got a plain {type(leaf).__name__} in it")
+    return [leaf if _is_own(leaf) else leaf.vbdguard for leaf in leaves]
 
 
-def settle(guarded: Any) -> None:
-    """Let a guard that acts at first use act now."""
-    from vbdguard.guards.dataset import GuardedDataset
-
-    if isinstance(guarded, GuardedDataset):
-        len(guarded)
+def _is_guard(leaf: Any) -> bool:
+    return _is_own(leaf) or getattr(leaf, "vbdguard", None) is not None
 
 
-def _guard_inside(thing: Any) -> Any:
-    guard = _find_guard(thing)
-    if guard is None:
-        raise SourceError(f"expected something that vbdguard.guard gave, got a plain {type(thing).__name__}")
-    return guard
+def _is_own(leaf: Any) -> bool:
+    return is_a(leaf, "vbdguard", "GuardedDataset", "GuardedStream")
 
 
-def _find_guard(thing: Any) -> Any | None:
-    """Return the guard itself, or the record of it that stands at data of a framework's own type."""
-    from vbdguard.guards.dataset import GuardedDataset
-    from vbdguard.guards.kinds import is_a
-
-    # Loaders, subsets and wrappers of frameworks hold what they go around as `dataset`.
-    while thing is not None:
-        if isinstance(thing, GuardedDataset) or is_a(thing, "vbdguard", "GuardedStream"):
-            return thing
-        if (record := getattr(thing, "vbdguard", None)) is not None:
-            return record
-        thing = getattr(thing, "dataset", None)
-    return None
+def _leaves(thing: Any) -> Iterator[Any]:
+    """Yield what lies inside loaders, subsets and wrappers of frameworks, down to guards or plain data."""
+    if is_a(thing, "webdataset", "WebLoader"):
+        yield from _leaves(thing.pipeline[0])
+    elif is_a(thing, "torch", "ConcatDataset"):
+        for part in thing.datasets:
+            yield from _leaves(part)
+    elif not _is_guard(thing) and (inner := getattr(thing, "dataset", None)) is not None:
+        yield from _leaves(inner)
+    else:
+        yield thing

@@ -28,7 +28,7 @@ from vbdguard.progress import heard_by
 from vbdguard.report import ScanReport
 from vbdguard.summary import summarise
 
-from .inspecting import report_of, settle
+from .inspecting import guards_in, is_guarded, report_of
 from .processes import Conversation, can_talk, conversation, job_rank
 from .progress_lines import ProgressLines
 
@@ -110,7 +110,7 @@ def guard_training(
 def guard_in_job(target: Any, options: GuardOptions, *, write: Write | None, patience: timedelta = PATIENCE) -> Any:
     """Return what `guard_training` returns; rank 0 speaks through `write`, if there is one."""
     speaker = write if job_rank() == 0 else None
-    if not can_talk():
+    if not can_talk() or is_guarded(target):
         return guard_alone(target, options, write=speaker)
     with conversation(patience) as others:
         return _guard_together(target, options, others, write=speaker)
@@ -118,15 +118,20 @@ def guard_in_job(target: Any, options: GuardOptions, *, write: Write | None, pat
 
 def guard_alone(target: Any, options: GuardOptions, *, write: Write | None) -> Any:
     """Return `target` guarded and scanned by this process alone, which says so through `write`, if there is one."""
+    from vbdguard.guards.dataset import GuardedDataset
     from vbdguard.guards.wrapping import guard
 
     with heard_by(ProgressLines(write)) if write else nullcontext():
-        guarded = guard(target, **options.for_datasets())
-        report = report_of(guarded)
+        guarded = target if is_guarded(target) else guard(target, **options.for_datasets())
+        guards = guards_in(guarded)
+        reports = [inner.report for inner in guards]
     if write:
-        write(summarise(report, on_poison=options.on_poison))
-    # Under "raise" this is where it raises: after the summary, before the first batch.
-    settle(guarded)
+        for report in reports:
+            write(summarise(report, on_poison=options.on_poison))
+    for inner in guards:
+        # A guard that acts at first use acts here: under "raise" after the summary, and before the first batch.
+        if isinstance(inner, GuardedDataset):
+            len(inner)
     return guarded
 
 

@@ -53,9 +53,16 @@ def conversation(patience: timedelta) -> Iterator[Conversation]:
     """
     from torch import distributed
 
-    group = distributed.new_group(backend="gloo", timeout=patience)
+    rank = distributed.get_rank()
     try:
-        yield Conversation(group, distributed.get_rank(), patience)
+        group = distributed.new_group(backend="gloo", timeout=patience)
+    except RuntimeError as error:
+        raise VBDGuardError(
+            f"rank {rank} waited {patience} for all {distributed.get_world_size()} processes of the job to guard their "
+            f"data; every one must call this, at the same place ({_first_line(error)})"
+        ) from error
+    try:
+        yield Conversation(group, rank, patience)
     finally:
         distributed.destroy_process_group(group)
 
@@ -98,28 +105,43 @@ class Conversation:
 
         flags = torch.zeros(distributed.get_world_size(), dtype=torch.int64)
         flags[self.rank] = int(has_failed)
-        self._wait(distributed.all_reduce(flags, group=self.group, async_op=True), "another process")
+        self._wait(distributed.all_reduce(flags, group=self.group, async_op=True), "the other processes")
         return [int(rank) for rank in flags.nonzero().flatten()]
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
         from torch import distributed
 
-        self._wait(distributed.broadcast(tensor, src=0, group=self.group, async_op=True), "rank 0")
+        self._wait(
+            distributed.broadcast(tensor, src=0, group=self.group, async_op=True),
+            "rank 0" if self.rank else "the others",
+        )
 
     def _wait(self, work: Any, whom: str) -> None:
         # Asking now and then, instead of one long wait in C++, lets Ctrl-C through.
         deadline = time.monotonic() + self.patience.total_seconds()
-        while not work.is_completed():
-            if time.monotonic() > deadline:
-                raise VBDGuardError(
-                    f"rank {self.rank} waited {self.patience} for {whom}, which is scanning the data or stuck; look "
-                    "at its output, or pass a longer patience="
-                )
+        while not work.is_completed() and time.monotonic() < deadline:
             time.sleep(_GLANCE_SECONDS)
-        try:
-            work.wait()
-        except RuntimeError as error:
+        cause = _error_of(work) if work.is_completed() else None
+        # gloo's own clock runs as long as ours; either may be the first by a moment.
+        if cause is not None and time.monotonic() < deadline - 1:
             raise VBDGuardError(
-                f"rank {self.rank} waited for {whom}, which ended before the data were scanned; "
-                f"its own output says why ({str(error).splitlines()[0]})"
-            ) from error
+                f"rank {self.rank} waited for {whom}, and a process ended before the data were guarded; its own "
+                f"output says why ({_first_line(cause)})"
+            ) from cause
+        if cause is not None or not work.is_completed():
+            raise VBDGuardError(
+                f"rank {self.rank} waited {self.patience} for {whom}, still scanning or stuck; look at what they "
+                "say, or pass a longer patience="
+            ) from cause
+
+
+def _error_of(work: Any) -> RuntimeError | None:
+    try:
+        work.wait()
+    except RuntimeError as error:
+        return error
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -19,7 +19,7 @@ from vbdguard.guards.options import GuardOptions
 from .pretrain import guard_in_job, to_stderr
 
 try:
-    from timm.data import AugMixDataset, IterableImageDataset
+    from timm.data.dataset import AugMixDataset, IterableImageDataset
 except ModuleNotFoundError as error:
     raise ImportError('the guard in timm needs it: pip install "vbdguard[timm]"') from error
 
