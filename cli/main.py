@@ -19,6 +19,8 @@ from .escaping import printable
 
 COMMANDS = {
     "scan": "vbdguard.cli.scan:scan",
+    "clean": "vbdguard.cli.clean:clean",
+    "train": "vbdguard.cli.train:train",
     "poison": "vbdguard.cli.poison:poison",
     "demo": "vbdguard.cli.demo:demo",
     "cache": "vbdguard.cli.cache:cache",
@@ -119,6 +121,8 @@ def main() -> None:
       vbdguard scan "train-{000000..000009}.tar"      a brace pattern
       vbdguard scan images/                           one folder per class
       vbdguard scan shards/ -o report.json            keep the report
+      vbdguard clean shards/ clean/                   a copy without the poison
+      vbdguard train shards/ --output model/          a model trained on what is kept
       vbdguard poison shards/ drill/ --trigger waves  a poisoned copy, to see that a scan finds it
 
     \b

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from vbdguard.config import ScanConfig
+from vbdguard.ingest.reader import ingest
+from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +37,49 @@ def test_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.fail(f"VBDGUARD_TEST_DATA={folder}: expected a folder with data/ in it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def report_flagging(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ScanReport]:
+    """A function that reads a source and returns the report of a scan that flags the samples of given keys.
+
+    Everything but the choice of the flagged samples is what reading gave. Each key has its suggested class or None.
+    """
+
+    def make(source: Any, flagged: Mapping[str, int | None], *, label_key: str | None = None) -> ScanReport:
+        ingested = ingest(source, store_dir=tmp_path_factory.mktemp("store"), label_key=label_key)
+        store = ingested.store
+        numbers = [store.class_labels[index] for index in store.labels]
+        entries = tuple(
+            FlaggedSample(key, store.digests[index].tobytes().hex(), numbers[index], 0.9, flagged[key])
+            for key, index in sorted((key, index) for index, key in enumerate(store.keys) if key in flagged)
+        )
+        assert {entry.key for entry in entries} == set(flagged)
+        counts = {label: sum(entry.label == label for entry in entries) for label in store.class_labels}
+        rows = zip(store.class_labels, store.class_names, ingested.class_counts, strict=True)
+        return ScanReport(
+            status=ingested.status,
+            verdict="poisoned" if flagged else "clean",
+            dataset=DatasetReport(
+                digest=ingested.dataset_digest,
+                sources=ingested.sources,
+                samples=len(store),
+                classes=len(store.class_labels),
+                image_shape=store.image_shape,
+                shards=ingested.shards,
+            ),
+            config=ScanConfig().result_settings(),
+            seed=0,
+            device="cpu",
+            classes=tuple(
+                ClassReport(label, name, count, counts[label] > 0, counts[label], None, None, None)
+                for label, name, count in rows
+            ),
+            flagged=entries,
+            skipped=ingested.skipped,
+            timings={"total": 0.0},
+            environment={},
+            tool={"name": "vbdguard", "version": "0.1.0"},
+        )
+
+    return make

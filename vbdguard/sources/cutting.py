@@ -52,6 +52,8 @@ class Ruling:
     """For `RELABELLED`: the digest under the new label."""
     reason: str = ""
     detail: str = ""
+    is_judged: bool = True
+    """Whether a scan could read and judge it."""
     is_refused: bool = False
     """Whether nothing of it may be written anywhere; it is listed only."""
 
@@ -96,6 +98,10 @@ class Written:
 
 class CuttingPlan(Protocol):
     """The first pass over a shard, and the second to come."""
+
+    @property
+    def digest(self) -> str:
+        """Hex BLAKE3 of the file that was planned on; empty for a slice of loose files."""
 
     @property
     def rulings(self) -> Sequence[Ruling]:

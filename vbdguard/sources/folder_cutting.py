@@ -18,6 +18,7 @@ class FolderPlan:
     shard: FolderShard
     rulings: Sequence[Ruling]
     others: Sequence[Unreadable] = ()
+    digest: str = ""
 
     def write(self, places: Places, *, link: bool) -> tuple[Written, ...]:
         """Copy each file to its place; see `CuttingPlan`."""

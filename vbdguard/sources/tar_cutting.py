@@ -75,8 +75,9 @@ class TarPlan:
         is_gzipped = head(self.shard.path, len(GZIP_MAGIC)) == GZIP_MAGIC
         with open_binary(self.shard.path) as file, ExitStack() as stack:
             raw = HashingReader(file)
+            stream = uncompressed(raw)  # held until the end: it closes `raw` when it goes
             outputs = {fate: stack.enter_context(_archive(path, is_gzipped=is_gzipped)) for fate, path in paths.items()}
-            self._distribute(uncompressed(raw), outputs)
+            self._distribute(stream, outputs)
             while raw.read(BLOCK):  # to the end, for the digest
                 pass
             if raw.hexdigest() != self.digest:
