@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vbdguard.errors import ConfigError, ReadError
 from vbdguard.guards.counts import GuardRecord
 from vbdguard.guards.dataset import GuardedDataset
 from vbdguard.guards.kinds import is_a
@@ -53,7 +54,7 @@ def selected(guarded: GuardedDataset) -> Any:
 def _with_new_labels(dataset: Any, verdict: Verdict) -> Any:
     """Return the dataset with another label column; the images are neither read nor copied."""
     plain = dataset.with_format(None)
-    column = label_name(plain.features)
+    column = _label_column(plain)
     labels = list(plain[column])
     for index, change in verdict.new_labels.items():
         labels[index] = new_label(labels[index], change)
@@ -65,3 +66,12 @@ def _with_new_labels(dataset: Any, verdict: Verdict) -> Any:
         output_all_columns=style["output_all_columns"],
         **style["format_kwargs"],
     )
+
+
+def _label_column(dataset: Any) -> str:
+    try:
+        return label_name(dataset.features)
+    except ReadError as error:
+        raise ConfigError(
+            f'on_poison="relabel" finds no class column: {error.detail}; rename_column() it, or use "drop"'
+        ) from error
