@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import tarfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +48,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_open() -> Iterator[None]:
+    """Close, in the tests that left them behind, the shard files that webdataset does not close."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def pack_tar(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> Path:
