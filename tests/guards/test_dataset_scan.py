@@ -21,6 +21,7 @@ from vbdguard.config import (
 )
 from vbdguard.errors import PoisonFoundError, UnscannedSampleError
 from vbdguard.guards.dataset import GuardedDataset
+from vbdguard.guards.wrapping import guard
 from vbdguard.scanner import scan
 
 COUNT = 90
@@ -83,6 +84,29 @@ def test_every_sample_is_kept_or_flagged_as_the_report_says(tensors: TensorDatas
     assert sorted([*guarded.kept_indices, *guarded.flagged_indices]) == list(range(COUNT))
     for place in (0, -1):
         assert torch.equal(guarded[place][0], tensors[int(guarded.kept_indices[place])][0])
+
+
+def test_a_scan_draws_from_nobodys_random_numbers(tensors: TensorDataset, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    plain = DataLoader(tensors, batch_size=9, shuffle=True, generator=generator)
+    states = [torch.get_rng_state(), np.random.get_state()[1], generator.get_state()]  # noqa: NPY002
+    loader = guard(plain, config=QUICK, cache_dir=tmp_path)
+    assert not loader.dataset.report.from_cache
+    assert torch.equal(states[0], torch.get_rng_state())
+    np.testing.assert_array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(states[2], generator.get_state())
+
+
+def test_a_loader_loads_all_but_what_a_real_scan_flags(tensors: TensorDataset, tmp_path: Path) -> None:
+    plain = DataLoader(tensors, batch_size=7)
+    loader = guard(plain, config=QUICK, cache_dir=tmp_path)
+    flagged = {int(entry.key) for entry in loader.dataset.report.flagged}
+    assert 0 < len(flagged) < COUNT
+    expected = [tensors[index] for index in range(COUNT) if index not in flagged]
+    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert labels.tolist() == [int(label) for _, label in expected]
+    assert sum(loader.dataset.counts.total.dropped.values()) == len(flagged)
 
 
 def test_a_second_guard_on_the_same_data_takes_the_cached_report(tensors: TensorDataset, tmp_path: Path) -> None:
