@@ -152,8 +152,9 @@ class GuardedDataset(Dataset[Any]):
         """Return the items at `indices`, in one call of the inner dataset where it has `__getitems__`."""
         verdict = self._current_verdict()
         inner_indices = _inner_indices(verdict.kept, indices)
-        fetch_many = getattr(self._items, "__getitems__", None)
-        items = fetch_many(inner_indices) if callable(fetch_many) else [self._items[index] for index in inner_indices]
+        source = self._items
+        fetch_many = getattr(source, "__getitems__", None)
+        items = fetch_many(inner_indices) if callable(fetch_many) else [source[index] for index in inner_indices]
         if len(items) != len(inner_indices):
             raise SourceError(
                 f"{type(self._inner).__name__}: expected {len(inner_indices)} items from its __getitems__, "

@@ -73,6 +73,16 @@ class Ledger:
         if not is_unchanged:
             raise SourceError(f"index {index}: expected the same sample at each read, got another one; {RAW_REMEDY}")
 
+    def digest_of(self, index: int) -> bytes:
+        """Return the digest of one sample.
+
+        Raises:
+            KeyError: if it has not been read, or could not be.
+        """
+        if not self._is_hashed[index]:
+            raise KeyError(index)
+        return bytes(self._digests[index])
+
     def dataset_digest(self) -> str:
         """Return the hex digest of the dataset as it was read, as ingest computes it."""
         unread = [entry for index, entry in self.unscanned.items() if not self._is_hashed[index]]
