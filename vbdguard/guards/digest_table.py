@@ -20,6 +20,7 @@ import mmap
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -113,7 +114,8 @@ class DigestTable:
         except OSError as error:
             raise CacheError(f"{folder}: cannot write: {error}; free space, or pass another cache_dir") from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # of a folder that is none, which the error above already speaks of
+                aside.unlink(missing_ok=True)
         return cls(path, identity)
 
     def __len__(self) -> int:

@@ -28,6 +28,9 @@ from vbdguard.sources.base import RawSample
 
 logger = logging.getLogger(__name__)
 
+CHANGED_SHARD = (
+    "its shard was changed or added since, or is read otherwise than it was scanned. Scan and guard it as it is now"
+)
 _DROPS_IN_A_ROW = 100_000
 """An endless stream of which nothing passes would otherwise hang the training."""
 
@@ -48,12 +51,14 @@ class Screen:
         policy: what to do about the rest.
         name: the stream, for messages.
         shows_names: whether counts are under class names.
+        advice: what an unscanned sample most likely means, for messages.
     """
 
-    def __init__(self, table: DigestTable, policy: Policy, *, name: str, shows_names: bool) -> None:
+    def __init__(self, table: DigestTable, policy: Policy, *, name: str, shows_names: bool, advice: str) -> None:
         self.table = table
         self.policy = policy
         self.name = name
+        self.advice = advice
         classes = sorted({(change.old_label, change.old_name) for change in table.changes})
         self.tally = Tally(classes, shows_names=shows_names)
 
@@ -108,8 +113,7 @@ class Pass:
         policy = self._screen.policy.on_unscanned
         if policy == "raise":
             raise UnscannedSampleError(
-                f"{found}; its shard was changed or added since, or is read otherwise than it was scanned. "
-                'Scan and guard it as it is now, or pass on_unscanned="drop" to train without such samples'
+                f'{found}; {self._screen.advice}, or pass on_unscanned="drop" to train without such samples'
             )
         if not self._has_warned:
             self._has_warned = True
@@ -186,6 +190,7 @@ def make_screen(
     *,
     name: str,
     cache_dir: Path | None,
+    advice: str = CHANGED_SHARD,
 ) -> Screen:
     """Return the screen that a report means, after the policy has had its say about the report as a whole.
 
@@ -195,6 +200,7 @@ def make_screen(
         policy: what to do about poison and unscanned samples.
         name: the stream, for messages.
         cache_dir: where the table is kept; None takes the default place.
+        advice: what an unscanned sample most likely means, for messages.
 
     Raises:
         PoisonFoundError: if the policy is to raise and there is poison.
@@ -208,7 +214,7 @@ def make_screen(
     table = DigestTable.write(cache.tables_dir, digests, list(_changes(report)))
     # Where a source knows numbers only, the names are those numbers as text.
     shows_names = any(entry.name != str(entry.label) for entry in report.classes)
-    return Screen(table, policy, name=name, shows_names=shows_names)
+    return Screen(table, policy, name=name, shows_names=shows_names, advice=advice)
 
 
 def _changes(report: ScanReport) -> Sequence[tuple[bytes, LabelChange]]:
