@@ -28,12 +28,14 @@ from vbdguard.progress import heard_by
 from vbdguard.report import ScanReport
 from vbdguard.summary import summarise
 
-from .inspecting import guards_in, is_guarded, report_of
+from .inspecting import counts_of, guards_in, is_guarded, report_of
 from .processes import Conversation, can_talk, conversation, job_rank
 from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+__all__ = ["PATIENCE", "Write", "counts_of", "guard_alone", "guard_in_job", "guard_training", "report_of", "to_stderr"]
 
 PATIENCE = timedelta(hours=12)
 """How long processes wait for the one that scans. Its death is noticed at once, whatever this says."""

@@ -33,13 +33,13 @@ def kept_rows(own_cache: Path) -> list[int]:
 @pytest.mark.parametrize("drops_columns", [True, False])
 def test_a_table_stays_a_table_and_loses_the_poison(drops_columns: bool, kept_rows: list[int], tmp_path: Path) -> None:
     table = make_table()
-    trainer = make_trainer(table, tmp_path, remove_unused_columns=drops_columns)
+    trainer, seen = make_trainer(table, tmp_path, remove_unused_columns=drops_columns)
     with guard_trainer(trainer, config=QUICK) as guard:
         assert type(trainer.train_dataset) is datasets.Dataset
         batch = next(iter(trainer.get_train_dataloader()))
         assert ("comment" in batch) is not drops_columns
         trainer.train()
-    assert sorted(trainer.model.seen) == kept_rows
+    assert sorted(seen) == kept_rows
     assert sum(guard.counts.total.dropped.values()) == COUNT - len(kept_rows)
     assert trainer.train_dataset is table
 
@@ -47,24 +47,24 @@ def test_a_table_stays_a_table_and_loses_the_poison(drops_columns: bool, kept_ro
 @pytest.mark.parametrize("drops_columns", [True, False])
 def test_a_torch_dataset_loses_the_poison(drops_columns: bool, kept: list[int], tmp_path: Path) -> None:
     data = Named()
-    trainer = make_trainer(data, tmp_path, remove_unused_columns=drops_columns)
+    trainer, seen = make_trainer(data, tmp_path, remove_unused_columns=drops_columns)
     with guard_trainer(trainer, config=QUICK, quiet=True):
         trainer.train()
-    assert sorted(trainer.model.seen) == kept
+    assert sorted(seen) == kept
     assert trainer.train_dataset is data
 
 
 def test_spawned_workers_yield_the_same(kept: list[int], tmp_path: Path) -> None:
     workers = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"}
-    trainer = make_trainer(Named(), tmp_path, dataloader_persistent_workers=True, **workers)
+    trainer, seen = make_trainer(Named(), tmp_path, dataloader_persistent_workers=True, **workers)
     with guard_trainer(trainer, config=QUICK):
         trainer.train()
-    assert sorted(trainer.model.seen) == kept
+    assert sorted(seen) == kept
 
 
 def test_undo_gives_the_data_back_and_takes_the_watch_away(tmp_path: Path) -> None:
     data = Named()
-    trainer = make_trainer(data, tmp_path)
+    trainer, _ = make_trainer(data, tmp_path)
     before = list(trainer.callback_handler.callbacks)
     guard = guard_trainer(trainer, config=QUICK)
     assert trainer.train_dataset is not data
@@ -76,8 +76,8 @@ def test_undo_gives_the_data_back_and_takes_the_watch_away(tmp_path: Path) -> No
 
 def test_the_data_are_given_back_when_training_fails(tmp_path: Path) -> None:
     data = Named()
-    trainer = make_trainer(data, tmp_path)
-    trainer.model.forward = None
+    trainer, _ = make_trainer(data, tmp_path)
+    trainer.model.vit = None
     with pytest.raises(TypeError), guard_trainer(trainer, config=QUICK):
         trainer.train()
     assert trainer.train_dataset is data
@@ -85,7 +85,7 @@ def test_the_data_are_given_back_when_training_fails(tmp_path: Path) -> None:
 
 def test_poison_stops_under_raise_and_leaves_the_trainer_as_it_was(tmp_path: Path) -> None:
     data = Named()
-    trainer = make_trainer(data, tmp_path)
+    trainer, _ = make_trainer(data, tmp_path)
     with pytest.raises(PoisonFoundError):
         guard_trainer(trainer, config=QUICK, on_poison="raise")
     assert trainer.train_dataset is data
@@ -96,15 +96,15 @@ def test_a_trainer_that_loads_something_else_is_stopped_before_the_first_step(tm
         def get_train_dataloader(self) -> DataLoader[Any]:
             return DataLoader(make_table(), batch_size=8, collate_fn=collate)
 
-    trainer = make_trainer(make_table(), tmp_path, kind=Elsewhere)
+    trainer, seen = make_trainer(make_table(), tmp_path, kind=Elsewhere)
     with guard_trainer(trainer, config=QUICK), pytest.raises(VBDGuardError, match="get_train_dataloader is overridden"):
         trainer.train()
-    assert trainer.model.seen == []
+    assert seen == []
 
 
 def test_a_trainer_without_training_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="without: there is nothing to guard"):
-        guard_trainer(make_trainer(None, tmp_path))
+        guard_trainer(make_trainer(None, tmp_path)[0])
 
 
 @pytest.mark.parametrize("way", ["table", "dataset"])

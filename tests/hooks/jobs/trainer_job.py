@@ -20,26 +20,15 @@ from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClass
 from vbdguard.hooks.trainer_guard import guard_trainer
 
 
-class Watched(ViTForImageClassification):
-    """A vision transformer of two narrow layers that remembers what it has seen."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            ViTConfig(
-                image_size=16,
-                patch_size=8,
-                hidden_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=16,
-                num_labels=3,
-            )
-        )
-        self.seen: list[int] = []
-
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **_: Any) -> Any:
-        self.seen += indices_of(pixel_values)
-        return super().forward(pixel_values.float() / 255, labels=labels)
+def make_model() -> tuple[ViTForImageClassification, list[int]]:
+    """Return a vision transformer of one narrow layer, and the list of samples that it will have seen."""
+    narrow = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=3, **narrow))
+    seen: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, given: seen.extend(indices_of(given["pixel_values"])), with_kwargs=True
+    )
+    return model, seen
 
 
 def make_table() -> datasets.Dataset:
@@ -57,14 +46,23 @@ def make_table() -> datasets.Dataset:
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack images, whether PIL's (H, W, C) or tensors (C, H, W)."""
-    images = [torch.as_tensor(np.array(item["pixel_values"])) for item in items]
-    images = [image.permute(2, 0, 1) if image.shape[-1] == 3 else image for image in images]
-    batch = {"pixel_values": torch.stack(images), "labels": torch.tensor([int(item["labels"]) for item in items])}
+    """Stack images, whether tensors (C, H, W) or PIL's."""
+    images = [item["pixel_values"] for item in items]
+    images = [
+        image if torch.is_tensor(image) else torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images
+    ]
+    batch = {
+        "pixel_values": torch.stack(images).float(),
+        "labels": torch.tensor([int(item["labels"]) for item in items]),
+    }
     return batch | {"comment": [item["comment"] for item in items]} if "comment" in items[0] else batch
 
 
-def make_trainer(data: Any, folder: Path, *, kind: type[Trainer] = Trainer, **settings: Any) -> Trainer:
+def make_trainer(
+    data: Any, folder: Path, *, kind: type[Trainer] = Trainer, **settings: Any
+) -> tuple[Trainer, list[int]]:
+    """Return a Trainer on `data`, and the list of samples that its model will have seen."""
+    model, seen = make_model()
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=8,
@@ -76,18 +74,17 @@ def make_trainer(data: Any, folder: Path, *, kind: type[Trainer] = Trainer, **se
         disable_tqdm=True,
         **settings,
     )
-    return kind(model=Watched(), args=arguments, train_dataset=data, data_collator=collate)
+    return kind(model=model, args=arguments, train_dataset=data, data_collator=collate), seen
 
 
 def main(way: str, drops_columns: bool, folder: Path) -> None:
     torch.set_num_threads(1)
     data = make_table() if way == "table" else Named()
-    trainer = make_trainer(data, folder, ddp_backend="gloo", remove_unused_columns=drops_columns)
-    model = trainer.model
+    trainer, seen = make_trainer(data, folder, ddp_backend="gloo", remove_unused_columns=drops_columns)
     with guard_trainer(trainer, config=QUICK):
         trainer.train()
     assert trainer.train_dataset is data
-    (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(model.seen))
+    (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()
 
 
