@@ -110,6 +110,15 @@ def test_rows_that_no_scan_has_seen_are_refused(rows: Dataset, found: ScanReport
         vbdguard.guard(concatenate_datasets([rows, rows.select([0])]), report=found)
 
 
+def test_rows_added_behind_the_guard_are_not_taken_for_guarded(rows: Dataset, found: ScanReport) -> None:
+    grown = concatenate_datasets([vbdguard.guard(rows, report=found), rows.select([1])])
+    with pytest.raises(UnscannedSampleError):
+        vbdguard.guard(grown, report=found)
+    # What only looks at the same rows in another way stays guarded.
+    narrowed = vbdguard.guard(rows, report=found).with_format("numpy").rename_column("id", "number")
+    assert vbdguard.guard(narrowed) is narrowed
+
+
 def collate(items: list[dict[str, Any]]) -> list[int]:
     return [item["id"] for item in items]
 

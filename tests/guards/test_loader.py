@@ -12,7 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, random_split
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    random_split,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import vbdguard
@@ -185,6 +194,25 @@ def test_data_that_are_poison_throughout_are_refused(numbered: Numbered) -> None
         guard(DataLoader(numbered), report)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sampler": SubsetRandomSampler([1, 4])},
+        {"sampler": [10, 10]},
+        {"batch_sampler": [[1], [4, 10]]},
+        {"batch_size": 22, "drop_last": True},
+        {"sampler": WeightedRandomSampler([float(index == 4) for index in range(24)], 24)},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_a_loader_that_would_have_nothing_to_load_is_refused(
+    numbered: Numbered, report: ScanReport, arguments: dict[str, Any]
+) -> None:
+    assert len(DataLoader(numbered, **arguments)) > 0
+    with pytest.raises(SourceError, match="none is left|got none"):
+        guard(DataLoader(numbered, **arguments), report)
+
+
 class Shuffling(DataLoader[Any]):
     """A loader that does more than its settings say."""
 
@@ -194,16 +222,27 @@ def test_a_subclass_of_the_loader_is_refused_with_the_remedy(numbered: Numbered,
         guard(Shuffling(numbered), report)
 
 
-class Endless(IterableDataset[Any]):
-    """A stream without end."""
+class Stream(IterableDataset[Any]):
+    """The same samples one after the other."""
 
     def __iter__(self) -> Any:
-        return iter(int, 1)
+        data = ArrayData()
+        return iter([data[index] for index in range(24)])
+
+
+def test_a_loader_over_a_stream_is_rebuilt_around_a_guarded_stream(report: ScanReport) -> None:
+    plain = DataLoader(Stream(), batch_size=4, drop_last=True)
+    loader = guard(plain, report)
+    assert type(loader) is DataLoader
+    data = ArrayData()
+    expected = torch.from_numpy(data.data[KEPT[:20]]).split(4)
+    assert all(torch.equal(images, batch) for (images, _), batch in zip(loader, expected, strict=True))
+    assert vbdguard.guard(loader) is loader
 
 
 def test_raw_makes_no_sense_for_a_stream(report: ScanReport) -> None:
     with pytest.raises(ConfigError, match="raw= is for map-style datasets"):
-        guard(DataLoader(Endless()), report, raw=[])
+        guard(DataLoader(Stream()), report, raw=[])
 
 
 @pytest.mark.parametrize(("persistent", "batch_size"), [(False, 4), (True, None)])

@@ -53,7 +53,11 @@ class GuardedDataset(Dataset[Any]):
     `labels`, `samples` and `imgs` come filtered (and relabelled); any other attribute with one entry per inner
     sample is refused with an AttributeError, since it would be misaligned, whether or not anything was dropped;
     so are methods, which could hand out unguarded samples. `unguarded` is the inner dataset. Setting
-    `transform`, `target_transform` or `transforms` reaches it.
+    `transform`, `target_transform` or `transforms` reaches it. `counts` says how many samples of each class are
+    dropped, relabelled or let pass.
+
+    Guards and torch's `Subset` and `ConcatDataset` nest either way round: the scan looks through all of them. timm's
+    ImageDataset puts another sample in the place of one that it cannot read; behind a guard, only a kept one.
 
     With DataLoader workers that are forked, call `len()` on the guard before: a worker that starts without
     a verdict must find its own (a DataLoader with shuffle=True or a spawned one sees to it).
@@ -146,7 +150,8 @@ class GuardedDataset(Dataset[Any]):
     def __getitem__(self, index: Any) -> Any:
         verdict = self._current_verdict()
         inner_index = _inner_index(verdict.kept, index)
-        return self._admit(verdict, inner_index, self._items[inner_index])
+        item = self._items[inner_index]
+        return self._admit(verdict, inner_index, item) if verdict.new_labels else item
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """Return the items at `indices`, in one call of the inner dataset where it has `__getitems__`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vbdguard.guards.counts import GuardRecord
-from vbdguard.guards.kinds import is_a
+from vbdguard.guards.kinds import is_a, is_made_in
 from vbdguard.sources.torch_views import is_plain
 
 
@@ -15,7 +14,7 @@ def is_guarded(data: Any) -> bool:
         return is_guarded(data.dataset)
     if is_plain(data, "ConcatDataset"):
         return all(is_guarded(part) for part in data.datasets)
-    # Streams and datasets of a framework's own type bear a record instead.
-    return is_a(data, "vbdguard", "GuardedDataset", "GuardedStream") or isinstance(
-        getattr(data, "vbdguard", None), GuardRecord
-    )
+    if is_a(data, "vbdguard", "GuardedDataset", "GuardedStream"):
+        return True
+    # Pipelines and datasets of a framework's own type bear a record of their guard instead.
+    return is_made_in(type(getattr(data, "vbdguard", None)), "vbdguard")

@@ -50,7 +50,7 @@ def guard_loader(
         guard_stream: guards an IterableDataset inside.
 
     Raises:
-        SourceError: if the loader is of another class, its sampler is not known, or nothing is kept.
+        SourceError: if the loader is of another class, its sampler is not known, or no batch is left.
         PoisonFoundError: under on_poison="raise".
         UnscannedSampleError: under on_unscanned="raise".
     """
@@ -62,7 +62,13 @@ def guard_loader(
         stream = guard_stream(loader.dataset, options)
         return make(stream, batch_size=loader.batch_size, drop_last=loader.drop_last, **carried)
     kept = _kept_of(loader.dataset, options)
-    return make(kept.data, **_sampling_settings(loader, kept), **carried)
+    guarded = make(kept.data, **_sampling_settings(loader, kept), **carried)
+    if len(loader) and not len(guarded):
+        raise SourceError(
+            f"{type(loader.dataset).__name__}: of the {len(loader)} batches that the loader had, none is left: its "
+            "sampler draws flagged samples only, or drop_last leaves out the one incomplete batch"
+        )
+    return guarded
 
 
 def _carried_settings(loader: DataLoader[Any]) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from typing import Any
 from vbdguard.errors import SourceError
 from vbdguard.guards.kinds import is_a
 
-_MODULE = "makes its loaders later: guard_datamodule in vbdguard.hooks goes around it, or guard the dataset in setup()"
+_MODULE = (
+    "makes its loaders later: vbdguard.hooks.lightning_guard.guard_datamodule(datamodule) goes around it, "
+    "or guard the dataset in its setup()"
+)
 
 
 @dataclass(frozen=True, slots=True)

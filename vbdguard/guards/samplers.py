@@ -186,6 +186,8 @@ def _subset(sampler: Any, kept: Kept) -> Any:
 def _weighted(sampler: Any, kept: Kept) -> Any:
     kept.require_same_length(sampler.weights, "WeightedRandomSampler")
     weights = sampler.weights[torch.from_numpy(kept.indices)]
+    if not (weights > 0).any():
+        raise SourceError("WeightedRandomSampler: expected a weight above 0 among the kept samples, got none")
     draws = scaled_draws(sampler.num_samples, kept) or 0
     if not sampler.replacement:
         # Each sample comes once at most, so there cannot be more draws than samples that may be drawn.
