@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,10 +26,18 @@ from PIL import Image
 import vbdguard.cleaning
 from vbdguard.cleaning import clean
 from vbdguard.cleaning_result import CleanCopy
-from vbdguard.config import ScanConfig
+from vbdguard.config import (
+    AttackCheckConfig,
+    DetectorConfig,
+    EnsembleConfig,
+    MethodConfig,
+    ScanConfig,
+    SuspectsConfig,
+)
 from vbdguard.errors import ConfigError, ReportError, SourceError
 from vbdguard.ingest.reader import ingest
 from vbdguard.report import ScanReport
+from vbdguard.scanner import scan
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.opening import open_source
 
@@ -37,6 +50,12 @@ def png(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def npy(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(seed % 7 * 50))
     return buffer.getvalue()
 
 
@@ -56,7 +75,7 @@ def sample(key: str, seed: int, label: int | None = None) -> list[tuple[str, byt
         (f"{key}.png", png(seed)),
         (f"{key}.cls", str(number).encode()),
         (f"{key}.json", json.dumps({"caption": f"no. {seed}"}).encode()),
-        (f"{key}.npy", bytes(seed % 7) * 100),
+        (f"{key}.npy", npy(seed)),
     ]
 
 
@@ -143,11 +162,22 @@ def test_a_second_reading_finds_the_digests_that_were_kept(
     assert [row["kept"] + row["flagged"] for row in body["classes"]] == [entry.samples for entry in report.classes]
 
 
-def test_a_real_scan_of_shards_is_followed(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing handed in: twelve samples are too few to judge, and clean says so as the scan does."""
-    with pytest.raises(vbdguard.errors.NothingToScanError, match="too few to find a trigger in"):
-        clean(shards, tmp_path / "out", ONE_JOB)
-    assert not (tmp_path / "out").exists()
+def test_without_a_report_a_scan_decides(tmp_path: Path) -> None:
+    """Settings that accuse the innocent: what becomes of flags is asked here, not who deserves them."""
+    method = MethodConfig(
+        ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
+        suspects=SuspectsConfig(significance=1.1),
+        attack_check=AttackCheckConfig(min_success_rate=0.0),
+        detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
+    )
+    config = ScanConfig(device="cpu", jobs=1, method=method)
+    parts = [[one for n in range(45) for one in sample(f"s{n}", 45 * part + n)] for part in range(2)]
+    source = write_shards(tmp_path / "shards", parts)
+    copy = clean(source, tmp_path / "out", config)
+    assert copy.report.flagged == scan(source, config).flagged
+    assert copy.flagged == len(copy.report.flagged) > 0
+    assert copy.kept + copy.flagged == 90
+    assert clean(source, tmp_path / "out", config).resumed_shards == 2
 
 
 def test_relabelling_changes_the_label_and_nothing_else(
@@ -368,6 +398,59 @@ def test_a_copy_that_was_stopped_goes_on_where_it_stood(
     assert tree(copy.quarantine) == tree(straight.quarantine)
 
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import vbdguard.sources.tar_cutting as cutting
+from vbdguard.cleaning import clean
+from vbdguard.config import ScanConfig
+from vbdguard.report import ScanReport
+
+source, dest, report, fault = sys.argv[1:]
+if fault == "killed":
+    whole, calls = cutting._pass, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 12:  # in the midst of the second shard that is cut
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(*arguments)
+
+    cutting._pass = killed
+else:
+    import resource
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+saved = ScanReport.from_json(Path(report).read_text())
+clean(source, dest, ScanConfig(jobs=1), report=saved, use_cache=fault == "killed")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [("killed", ""), ("full", "cannot be copied: [Errno 27] File too large; free space")],
+    ids=["kill -9", "disk full"],
+)
+def test_a_process_that_dies_while_it_writes_leaves_no_half_of_a_shard(
+    shards: Path, tmp_path: Path, report_flagging: Flagging, fault: str, word: str
+) -> None:
+    report = report_flagging(str(shards), POISON)
+    (tmp_path / "report.json").write_text(report.to_json())
+    command = [sys.executable, "-c", STOPPED, str(shards), str(tmp_path / "out"), str(tmp_path / "report.json"), fault]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == (-signal.SIGKILL if fault == "killed" else 1), ended.stderr
+    assert word in ended.stderr
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "train-000002.tar" not in left
+    assert any(name.endswith(".partial") for name in left) is (fault == "killed")
+    copy = clean(shards, tmp_path / "out", ONE_JOB, report=report)
+    assert copy.resumed_shards == len([name for name in left if name.endswith(".tar")])
+    straight = clean(shards, tmp_path / "straight", ONE_JOB, report=report)
+    assert tree(copy.dest) == tree(straight.dest)
+    assert tree(copy.quarantine) == tree(straight.quarantine)
+
+
 def test_a_finished_shard_is_not_written_again_and_a_changed_one_is(
     shards: Path, tmp_path: Path, report_flagging: Flagging
 ) -> None:
@@ -485,6 +568,39 @@ def test_an_unknown_policy_is_refused(shards: Path, tmp_path: Path) -> None:
 def test_a_dataset_in_memory_is_sent_to_the_guard(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"vbdguard\.guard\(\)"):
         clean([(np.zeros((8, 8, 3), np.uint8), 0)] * 3, tmp_path / "out")
+
+
+# webdataset leaves the closing of its shards to the garbage collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning")
+def test_training_loaders_read_the_copy(tmp_path: Path, report_flagging: Flagging) -> None:
+    import datasets
+    import webdataset as wds
+    from torchvision.datasets import ImageFolder
+
+    parts = [[member for n in range(4) for member in sample(f"s{n}", 10 * part + n)] for part in range(2)]
+    shards = write_shards(tmp_path / "shards", [*parts, sample("bad", 7)])
+    flags = {"train-000001.tar/s2": None, "train-000002.tar/bad": None}
+    tars = clean(shards, tmp_path / "tars", ONE_JOB, report=report_flagging(str(shards), flags))
+    urls = [str(path) for path in sorted(tars.dest.glob("*.tar"))]
+    assert len(urls) == 3  # a shard that lost everything is still there, empty: patterns go on to fit
+    read = [one["__key__"] for one in wds.WebDataset(urls, shardshuffle=False).decode("pil")]
+    assert read == ["s0", "s1", "s2", "s3", "s0", "s1", "s3"]
+
+    images = image_folder(tmp_path / "images")
+    folder = clean(images, tmp_path / "folder", ONE_JOB, report=report_flagging(str(images), {"bee/1.png": None}))
+    before, after = ImageFolder(str(images)), ImageFolder(str(folder.dest))
+    assert after.class_to_idx == before.class_to_idx
+    assert len(after) == 8
+    assert np.asarray(after[0][0]).shape == (9, 8, 3)
+
+    table = parquet_file(tmp_path / "table" / "train.parquet")
+    copy = clean(table, tmp_path / "rows", ONE_JOB, report=report_flagging(str(table), {"train.parquet/5": None}))
+    rows = datasets.Dataset.from_parquet(str(copy.dest / "train.parquet"), cache_dir=str(tmp_path / "hf"))
+    assert rows.features["label"].names == ["ant", "bee", "cat"]
+    assert [one["id"] for one in rows] == [f"row {n}" for n in range(30) if n != 5]
+    assert rows[6]["image"].size == (8, 9)
+    gc.collect()
 
 
 KINDS = st.sampled_from(["good", "flagged", "undecodable", "no-label", "unsafe", "other"])
