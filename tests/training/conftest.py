@@ -1,4 +1,4 @@
-"""Real images in small: four classes of crops, a tenth of them poisoned, the scan that finds it, and a clean test set."""
+"""Real images in small: four classes of crops, a tenth of them poisoned, what a scan says, and a clean test set."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from vbdguard.attacks.copying import PoisonSettings
 from vbdguard.attacks.poison import Poisoned, poison_arrays
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import EnsembleConfig, LabelCheckConfig, MethodConfig, RegionDetectorConfig, ScanConfig
+from vbdguard.ingest.reader import ingest
+from vbdguard.ingest.store import PixelStore
 from vbdguard.report import ScanReport
 from vbdguard.scanner import scan
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
+from vbdguard.training.result import TrainingResult
+from vbdguard.training.train import train_clean
 
 CLASSES = (1, 4, 5, 9)
 ATTACK = PoisonSettings(trigger="color_grid", target=0)
@@ -57,6 +61,21 @@ class Poisonings:
     report: ScanReport
     attack: PoisonSettings
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `train_clean` that train in seconds, uncropped: a crop of 16 pixels often lacks the trigger."""
+        return {
+            "model": "small",
+            "epochs": 6,
+            "batch_size": 32,
+            "lr": 0.05,
+            "augment": False,
+            "device": "cpu",
+            "config": self.config,
+            "report": self.report,
+            "cache_dir": self.cache,
+        }
+
 
 @pytest.fixture(scope="session")
 def poisoned_set(tmp_path_factory: pytest.TempPathFactory) -> Poisonings:
@@ -76,3 +95,21 @@ def poisoned_set(tmp_path_factory: pytest.TempPathFactory) -> Poisonings:
     train = str(folder / "train")
     report = scan(train, config, cache_dir=folder / "cache")
     return Poisonings(train, str(folder / "test"), truth, folder / "cache", config, report, ATTACK)
+
+
+@pytest.fixture(scope="session")
+def store(poisoned_set: Poisonings) -> PixelStore:
+    """The 1,000 samples of the training set, as ingest hands them out."""
+    return ingest(poisoned_set.train, store_dir=poisoned_set.cache).store
+
+
+@pytest.fixture(scope="session")
+def trained(poisoned_set: Poisonings, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingResult, Path]:
+    """A guarded training beside an unguarded one, tested with the true trigger, and its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = poisoned_set.options
+    attack, test = poisoned_set.attack, poisoned_set.test
+    result = train_clean(
+        poisoned_set.train, **options, checkpoint_dir=folder, test_source=test, attack=attack, compare=True
+    )
+    return result, folder

@@ -126,14 +126,13 @@ def _batches(course: Course, epoch: int, generator: torch.Generator) -> Iterator
     for number in range(course.steps_per_epoch):
         chosen = order[number * n : (number + 1) * n]
         images = course.feed.batch(lessons.indices[chosen])
+        unlearnt = lessons.is_unlearnt[chosen] & (epoch >= settings.poisoned_epochs)
+        is_unlearnt = torch.from_numpy(unlearnt).to(course.device)
         if settings.augment:
-            images = crop_and_flip(images, generator)
-        is_unlearnt = lessons.is_unlearnt[chosen] & (epoch >= settings.poisoned_epochs)
-        yield (
-            course.normalization.apply(images),
-            torch.from_numpy(lessons.labels[chosen]).to(course.device),
-            torch.from_numpy(is_unlearnt).to(course.device),
-        )
+            # What is to be forgotten must be seen: a crop would often cut the trigger off.
+            images = torch.where(is_unlearnt[:, None, None, None], images, crop_and_flip(images, generator))
+        labels = torch.from_numpy(lessons.labels[chosen]).to(course.device)
+        yield course.normalization.apply(images), labels, is_unlearnt
 
 
 @contextmanager

@@ -140,13 +140,25 @@ def _make(choice: ModelChoice, n_classes: int, image_shape: tuple[int, int, int]
     return made.cpu()
 
 
-def _from_torchvision(name: str, n_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def check_name(choice: ModelChoice) -> None:
+    """Refuse a name that no model has, before any work is done for it.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    if not isinstance(choice, str) or choice in OWN_MODELS:
+        return
     models = _torchvision()
     names = models.list_models(module=models)
-    if name not in names:
-        close = difflib.get_close_matches(name, [*OWN_MODELS, *names], n=3)
+    if choice not in names:
+        close = difflib.get_close_matches(choice, [*OWN_MODELS, *names], n=3)
         hint = f"did you mean {' or '.join(close)}" if close else f"use {', '.join(OWN_MODELS)} or one of torchvision's"
-        raise ConfigError(f"no model {name!r}; {hint}")
+        raise ConfigError(f"no model {choice!r}; {hint}")
+
+
+def _from_torchvision(name: str, n_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    check_name(name)
+    models = _torchvision()
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=n_classes, **_options(name, image_shape))
     except (ValueError, RuntimeError) as error:

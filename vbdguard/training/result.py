@@ -54,7 +54,8 @@ class TrainingResult:
     """The scan that decided what was kept."""
     model_name: str
     status: Status
-    """`incomplete` where something in the source could not be read, and so did not train."""
+    """`incomplete` where something in the source could not be read, and so did not train, or where a class has a
+    trigger and no flagged sample."""
     counts: LessonCounts
     epochs: tuple[EpochResult, ...]
     class_labels: tuple[int, ...]

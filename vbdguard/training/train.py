@@ -33,7 +33,7 @@ from vbdguard.training.exam import Exam, Grades, prepare_exam
 from vbdguard.training.initial import Init, load_initial
 from vbdguard.training.lessons import Lessons, everything, plan_lessons
 from vbdguard.training.loop import OnEpoch
-from vbdguard.training.models import ModelChoice, model_name
+from vbdguard.training.models import ModelChoice, check_name, model_name
 from vbdguard.training.pixels import Normalization, PixelFeed
 from vbdguard.training.reading import cache_folder, read_scanned, read_test_set
 from vbdguard.training.result import TrainingResult
@@ -71,6 +71,7 @@ def train_clean(
     compare: bool = False,
     cache_dir: Path | str | None = None,
     use_cache: bool = True,
+    refresh: bool = False,
     progress: Progress | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> TrainingResult:
@@ -103,6 +104,7 @@ def train_clean(
         compare: also train on everything, to know what the poison would have done; doubles the time.
         cache_dir: where reports and pixels are cached; None takes the default place.
         use_cache: whether to keep and use them; otherwise everything goes to a temporary directory.
+        refresh: scan anew even where the cache holds the answer.
         progress: hears of the scan's stages and of the training.
         on_epoch: called with each epoch's result.
 
@@ -113,6 +115,7 @@ def train_clean(
         CacheError: if the cache cannot be written.
     """
     _refuse_contradictions(init=init, test_source=test_source, attack=attack, compare=compare)
+    check_name(model)
     place = resolve_device(device)
     dtype = resolve_dtype(amp, place)
     initial = None if init is None else load_initial(init)
@@ -132,10 +135,11 @@ def train_clean(
     clock = _Clock()
     with cache_folder(cache_dir, use_cache=use_cache) as cache:
         with clock.measuring("scan"):
-            report = report or scan(source, config, cache_dir=cache, progress=heard)
+            report = report or scan(source, config, cache_dir=cache, refresh=refresh, progress=heard)
             store = read_scanned(source, report, config, cache, heard)
         lessons, counts = plan_lessons(store, report, policy)
         _warn_of_lost_classes(store, lessons)
+        loose_ends = _loose_ends(report)
         if normalization is None:
             normalization = (initial and initial.normalization) or Normalization.measure(store, lessons.indices)
         K = len(store.class_labels)
@@ -165,7 +169,7 @@ def train_clean(
         model=network,
         report=report,
         model_name=model_name(model),
-        status=report.status,
+        status="incomplete" if loose_ends else report.status,
         counts=counts,
         epochs=history,
         class_labels=store.class_labels,
@@ -192,6 +196,14 @@ def _warn_of_lost_classes(store: PixelStore, lessons: Lessons) -> None:
     lost = [store.class_names[index] for index in np.flatnonzero(taught == 0)]
     if lost:
         log.warning("no kept sample is left of class %s; the model will not learn it", ", ".join(lost))
+
+
+def _loose_ends(report: ScanReport) -> list[str]:
+    """Return the classes that have a trigger and no flagged sample: their poison trains."""
+    names = [entry.name for entry in report.poisoned_classes if not entry.flagged]
+    if names:
+        log.warning("class %s has a trigger, but no sample of it was flagged: its poison trains", ", ".join(names))
+    return names
 
 
 def _grade_before(
