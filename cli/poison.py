@@ -87,7 +87,7 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
     ):
         raise click.UsageError("--target has no meaning with --mode all-to-all: each class gets the next one's label")
     label_key = settings.pop("label_key")
-    attack = PoisonSettings(trigger=_trigger(trigger, mask), **settings)
+    attack = PoisonSettings(trigger=named_trigger(trigger, mask), **settings)
     console = make_console(stderr=True)
     with showing_progress(console) as progress:
         copy = write_poisoned_copy(open_source(source, label_key=label_key), dest, attack, progress=progress)
@@ -98,7 +98,12 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
     click.echo(f"next: vbdguard scan {folder}")
 
 
-def _trigger(name: str, mask: Path | None) -> str | Trigger:
+def named_trigger(name: str, mask: Path | None) -> str | Trigger:
+    """Return a built-in trigger's name, or the trigger of an image file with its mask.
+
+    Raises:
+        ConfigError: if a file cannot be read as a trigger.
+    """
     from vbdguard.attacks.triggers import BUILT_IN, load_trigger
 
     if name not in BUILT_IN:

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from vbdguard.guards.wrapping import guard
     from vbdguard.report import ScanReport
     from vbdguard.scanner import scan
+    from vbdguard.training.train import train_clean
 
 __version__ = "0.1.0"
 
-__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "guard", "scan"]
+__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "guard", "scan", "train_clean"]
 
 _HOMES = {
     "GuardedDataset": "vbdguard.guards.dataset",
@@ -22,6 +23,7 @@ _HOMES = {
     "ScanReport": "vbdguard.report",
     "guard": "vbdguard.guards.wrapping",
     "scan": "vbdguard.scanner",
+    "train_clean": "vbdguard.training.train",
 }
 """Where the public names live; each is imported when it is first used, since torch takes seconds to load."""
 
