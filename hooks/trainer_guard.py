@@ -18,7 +18,7 @@ from vbdguard.guards.kinds import is_a
 from vbdguard.guards.options import GuardOptions
 from vbdguard.report import ScanReport
 
-from .inspecting import counts_of, report_of
+from .inspecting import counts_of, is_guarded, report_of
 from .pretrain import guard_in_job, to_stderr
 
 try:
@@ -60,6 +60,7 @@ class TrainerGuard:
         self._guarded = guarded
         self._plain = trainer.train_dataset
         self._watch = _Watch(guarded)
+        self._is_active = True
         trainer.train_dataset = guarded
         trainer.add_callback(self._watch)
 
@@ -75,6 +76,9 @@ class TrainerGuard:
 
     def undo(self) -> None:
         """Give the Trainer its data back; doing it twice does nothing more."""
+        if not self._is_active:
+            return
+        self._is_active = False
         if self._trainer.train_dataset is self._guarded:
             self._trainer.train_dataset = self._plain
         self._trainer.remove_callback(self._watch)
@@ -105,7 +109,7 @@ class _Watch(TrainerCallback):
         """
         loader = kwargs.get("train_dataloader")
         dataset = getattr(loader, "dataset", None)
-        if dataset is self._guarded or self._is_same_table(dataset):
+        if is_guarded(loader) or self._is_same_table(dataset):
             return
         raise VBDGuardError(
             f"expected the Trainer to train on the guarded data, got a loader over {type(dataset).__name__}; "
