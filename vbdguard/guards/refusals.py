@@ -44,6 +44,11 @@ REFUSALS = (
         "was made by timm around a dataset: guard that, create_loader(vbdguard.guard(dataset), ...)",
     ),
     Refusal(
+        "accelerate",
+        ("DataLoaderAdapter",),
+        "was made by accelerate around a loader: guard that, accelerator.prepare(vbdguard.guard(loader))",
+    ),
+    Refusal(
         "datasets.dataset_dict",
         ("DatasetDict", "IterableDatasetDict"),
         'holds several splits: splits["train"] = vbdguard.guard(splits["train"])',
