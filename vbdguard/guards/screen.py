@@ -62,6 +62,28 @@ class Screen:
         classes = sorted({(change.old_label, change.old_name) for change in table.changes})
         self.tally = Tally(classes, shows_names=shows_names)
 
+    def knows(self, raw: RawSample) -> bool:
+        """Return whether a scan has seen a sample."""
+        return self.table.find(sample_digest(raw.image, raw.label)) != UNKNOWN
+
+    def new_label(self, raw: RawSample) -> int | str | None:
+        """Return the class that the scan suggests for a flagged sample under on_poison="relabel", else None."""
+        mark = self.table.find(sample_digest(raw.image, raw.label))
+        if mark in (PASSES, UNKNOWN) or self.policy.on_poison != "relabel":
+            return None
+        change = self.table.changes[mark - 1]
+        return change.new_name if isinstance(raw.label, str) else change.new_label
+
+    def unscanned_error(self, key: str, why: str) -> UnscannedSampleError:
+        """Return the error that stops training at a sample that no scan has seen."""
+        return UnscannedSampleError(
+            f'{self.describe(key, why)}; {self.advice}, or pass on_unscanned="drop" to train without such samples'
+        )
+
+    def describe(self, key: str, why: str) -> str:
+        """Return what is to be said of a sample that no scan has seen."""
+        return f"{self.name}: sample {key} is not among the {len(self.table)} that were scanned ({why})"
+
     def begin(self) -> Pass:
         """Begin a pass over the stream in this process."""
         return Pass(self, self.tally.begin())
@@ -107,16 +129,12 @@ class Pass:
             UnscannedSampleError: if the policy is to raise.
         """
         self._numbers[PassCount.UNSCANNED] += 1
-        found = (
-            f"{self._screen.name}: sample {key} is not among the {len(self._screen.table)} that were scanned ({why})"
-        )
         policy = self._screen.policy.on_unscanned
         if policy == "raise":
-            raise UnscannedSampleError(
-                f'{found}; {self._screen.advice}, or pass on_unscanned="drop" to train without such samples'
-            )
+            raise self._screen.unscanned_error(key, why)
         if not self._has_warned:
             self._has_warned = True
+            found = self._screen.describe(key, why)
             _say(policy, f"{found}; on_unscanned={policy!r}; further ones of this pass are only counted")
         if policy == "drop":
             return self._drop()
