@@ -173,7 +173,7 @@ def _shards(copy: CleanCopy, *, is_dry_run: bool) -> str:
 
 
 def _warnings(copy: CleanCopy) -> list[str]:
-    from vbdguard.wording import class_words
+    from vbdguard.wording import class_words, count_words
 
     lines = [
         f"class {class_words(entry)} has a trigger, but no sample was flagged: its poison is still in the copy; "
@@ -181,7 +181,10 @@ def _warnings(copy: CleanCopy) -> list[str]:
         for entry in copy.unmended
     ]
     if copy.skipped:
-        lines.append(f"{copy.skipped:,} entries were skipped, see reasons.jsonl; --allow-skipped accepts that")
+        lines.append(
+            f"{count_words(copy.skipped, 'entry', 'entries')} skipped, reasons.jsonl says why; "
+            "--allow-skipped accepts that"
+        )
     return lines
 
 

@@ -239,7 +239,7 @@ def test_what_cannot_be_read_is_counted_listed_and_kept_out(tmp_path: Path, repo
     assert skipped == {"b.png": b"not a picture", "b.cls": b"1", "c.png": png(3)}
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "\\x", "C:x"])
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "\\x", "C:/x"])
 def test_names_that_lead_out_are_listed_and_written_nowhere(
     tmp_path: Path, report_flagging: Flagging, name: str
 ) -> None:
@@ -301,6 +301,8 @@ def image_folder(root: Path) -> Path:
 def test_an_image_folder_keeps_its_tree(tmp_path: Path, report_flagging: Flagging, link: bool) -> None:
     source = image_folder(tmp_path / "images")
     (source / "bee" / "broken.png").write_bytes(b"nothing")
+    (tmp_path / "elsewhere.png").write_bytes(png(50))
+    (source / "ant" / "linked.png").symlink_to(tmp_path / "elsewhere.png")
     before = tree(source)
     report = report_flagging(str(source), {"ant/0.png": 1, "cat/deep/8.png": 0})
     copy = clean(source, tmp_path / "out", ONE_JOB, report=report, link=link)
@@ -311,6 +313,7 @@ def test_an_image_folder_keeps_its_tree(tmp_path: Path, report_flagging: Flaggin
     assert tree(copy.quarantine / "flagged") == {name: before[name] for name in gone}
     assert tree(copy.quarantine / "skipped") == {"bee/broken.png": b"nothing"}
     assert tree(source) == before
+    assert not (copy.dest / "ant/linked.png").is_symlink()
     assert ((copy.dest / "ant/3.png").stat().st_ino == (source / "ant/3.png").stat().st_ino) is link
 
 
@@ -323,6 +326,20 @@ def test_relabelled_images_move_to_their_class_folder(tmp_path: Path, report_fla
     assert sorted(found.values()) == ["bee"] * 5 + ["cat"] * 4
     assert (copy.dest / "ant").is_dir()  # or every trainer would number the classes anew
     assert [key for key in found if key.startswith("cat/deep/6-")]
+
+
+def test_shards_behind_a_url_are_copied_here(shards: Path, tmp_path: Path, report_flagging: Flagging) -> None:
+    import fsspec  # type: ignore[import-untyped]
+
+    memory = fsspec.filesystem("memory")
+    for path in shards.iterdir():
+        memory.pipe(f"/remote/{path.name}", path.read_bytes())
+    report = report_flagging("memory://remote/*.tar", POISON)
+    copy = clean("memory://remote/*.tar", tmp_path / "out", ScanConfig(jobs=2), report=report, link=True)
+    local = clean(shards, tmp_path / "local", ONE_JOB, report=report_flagging(str(shards), POISON))
+    assert {name: data for name, data in tree(copy.dest).items() if name.endswith(".tar")} == {
+        name: data for name, data in tree(local.dest).items() if name.endswith(".tar")
+    }
 
 
 def parquet_file(path: Path, rows: int = 30) -> Path:
@@ -558,6 +575,26 @@ def test_a_file_that_nobody_has_scanned_does_not_pass_as_part_of_the_copy(
     shutil.copy(shards / "train-000002.tar", copy.dest / "train-000003.tar")
     with pytest.raises(SourceError, match=r"1 files that no scan has seen, such as 'train-000003\.tar'"):
         clean(shards, copy.dest, ONE_JOB, report=report)
+    assert json.loads((copy.dest / "vbdguard-clean.json").read_text())["status"] == "incomplete"
+
+
+def test_a_label_that_cannot_be_rewritten_is_an_error_and_no_half_truth(
+    tmp_path: Path, report_flagging: Flagging
+) -> None:
+    """A size in an extended header would outvote the one that the new label needs."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in [*sample("a", 1), *sample("b", 2)]:
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {"size": str(len(content))}
+            tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "one.tar").write_bytes(buffer.getvalue())
+    report = report_flagging(str(tmp_path / "one.tar"), {"one.tar/b": 1})
+    with pytest.raises(SourceError, match=r"one\.tar: unsupported: a label's size stands in an extended header"):
+        clean(tmp_path / "one.tar", tmp_path / "out", ONE_JOB, report=report, policy="relabel")
+    assert not (tmp_path / "out" / "one.tar").exists()
+    copy = clean(tmp_path / "one.tar", tmp_path / "dropped", ONE_JOB, report=report)
+    assert (copy.kept, copy.flagged) == (1, 1)
 
 
 def test_an_unknown_policy_is_refused(shards: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vbdguard.cleaning import clean
     from vbdguard.config import ScanConfig
     from vbdguard.guards.dataset import GuardedDataset
     from vbdguard.guards.wrapping import guard
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "guard", "scan", "train_clean"]
+__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "clean", "guard", "scan", "train_clean"]
 
 _HOMES = {
     "GuardedDataset": "vbdguard.guards.dataset",
     "ScanConfig": "vbdguard.config",
     "ScanReport": "vbdguard.report",
+    "clean": "vbdguard.cleaning",
     "guard": "vbdguard.guards.wrapping",
     "scan": "vbdguard.scanner",
     "train_clean": "vbdguard.training.train",

@@ -20,7 +20,7 @@ from typing import Any, get_args
 from blake3 import blake3
 
 from vbdguard import __version__
-from vbdguard.atomic import replacing
+from vbdguard.atomic import replacing, write_atomically
 from vbdguard.cleaning_places import (
     CleanFolders,
     check_apart,
@@ -122,6 +122,7 @@ def clean(
     if dry_run:
         return outline
     with claimed(folders, claim):
+        write_atomically(folders.report, found.to_json())
         _make_class_folders(opened, folders)
         cleaned = _clean_all(tasks, config.reading_jobs if opened.is_picklable else 1, progress or Silent())
         copy = counted_copy(outline, found, cleaned)

@@ -4,6 +4,7 @@
 <quarantine>/vbdguard-clean.json   the same
 <quarantine>/flagged/, skipped/    what was taken out, in the layout of the source
 <quarantine>/reasons.jsonl         why
+<quarantine>/report.json           the findings that the copy goes by
 <quarantine>/records/              what of each shard has been written
 """
 
@@ -48,6 +49,11 @@ class CleanFolders:
     def records(self) -> Path:
         """Where the records of finished shards stand."""
         return self.quarantine / "records"
+
+    @property
+    def report(self) -> Path:
+        """The findings, for whoever asks later or goes on from here."""
+        return self.quarantine / "report.json"
 
     @property
     def reasons(self) -> Path:
@@ -108,9 +114,9 @@ def claimed(folders: CleanFolders, claim: Mapping[str, Any]) -> Iterator[None]:
         raise SourceError(f"{error.filename}: cannot write there ({error.strerror}); choose another folder") from error
     try:
         for folder in (folders.quarantine, folders.dest):
+            # The claim first: what it covers is ours to remove. Nothing is complete before it has been proved again.
+            write_claim(folder, {**claim, "status": "incomplete"})
             _sweep(folder)
-            if not (folder / CLAIM).exists():
-                write_claim(folder, {**claim, "status": "incomplete"})
         yield
     finally:
         lock.release()

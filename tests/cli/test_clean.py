@@ -89,7 +89,7 @@ def test_what_is_skipped_is_not_passed_over(
     result = run(broken, tmp_path / "out", "--report", tmp_path / "report.json", *options)
     assert result.exit_code == code, result.output
     assert "5 kept + 0 quarantined + 1 skipped = 6" in result.stdout
-    assert "1 entries were skipped, see reasons.jsonl; --allow-skipped accepts that" in result.stderr
+    assert "1 entry skipped, reasons.jsonl says why; --allow-skipped accepts that" in result.stderr
 
 
 def test_a_trigger_without_flagged_samples_is_no_success(

@@ -124,7 +124,7 @@ class CuttingPlan(Protocol):
         """
 
 
-_UNSAFE = re.compile(r"[\\/]|[A-Za-z]:|.*\0", re.DOTALL)
+_UNSAFE = re.compile(r"[\\/]|[A-Za-z]:[\\/]|.*\0", re.DOTALL)
 
 
 def is_safe_name(name: str) -> bool:
