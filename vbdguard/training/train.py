@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from vbdguard.attacks.copying import PoisonSettings
@@ -37,7 +38,7 @@ from vbdguard.training.models import ModelChoice, check_name, model_name
 from vbdguard.training.pixels import Normalization, PixelFeed
 from vbdguard.training.reading import cache_folder, read_scanned, read_test_set
 from vbdguard.training.result import TrainingResult
-from vbdguard.training.settings import Amp, Policy, resolve_settings
+from vbdguard.training.settings import Amp, Policy, TrainingSettings, resolve_settings
 from vbdguard.training.workshop import Workshop
 
 log = logging.getLogger(__name__)
@@ -139,11 +140,8 @@ def train_clean(
             store = read_scanned(source, report, config, cache, heard)
         lessons, counts = plan_lessons(store, report, policy)
         _warn_of_lost_classes(store, lessons)
-        loose_ends = _loose_ends(report)
-        if normalization is None:
-            normalization = (initial and initial.normalization) or Normalization.measure(store, lessons.indices)
-        K = len(store.class_labels)
-        course = Course(lessons, PixelFeed(store, place), normalization, settings, K, place, dtype)
+        wanted = normalization or (initial.normalization if initial else None)
+        course = _plan_course(store, lessons, settings, wanted, place, dtype)
         workshop = Workshop(
             store=store,
             dataset_digest=report.dataset.digest,
@@ -156,8 +154,8 @@ def train_clean(
         network = workshop.build(course)
         exam = None
         if test_source is not None:
-            test = read_test_set(test_source, store.image_shape[:2], config, cache, heard)
             attacks = known_attacks(attack, store) if attack else extracted_attacks(report, store)
+            test = read_test_set(test_source, store.image_shape[:2], config, cache, heard)
             exam = prepare_exam(test, store, attacks, course)
         with clock.measuring("comparison"):
             before = _grade_before(network, workshop, course, exam, compare=compare)
@@ -169,13 +167,13 @@ def train_clean(
         model=network,
         report=report,
         model_name=model_name(model),
-        status="incomplete" if loose_ends else report.status,
+        status="incomplete" if _has_loose_ends(report) else report.status,
         counts=counts,
         epochs=history,
         class_labels=store.class_labels,
         class_names=store.class_names,
-        mean=normalization.mean,
-        std=normalization.std,
+        mean=course.normalization.mean,
+        std=course.normalization.std,
         clean_accuracy=after.accuracy if after else None,
         clean_accuracy_before=before.accuracy if before else None,
         attacks=exam.compare(store, before, after) if exam and after else (),
@@ -198,12 +196,25 @@ def _warn_of_lost_classes(store: PixelStore, lessons: Lessons) -> None:
         log.warning("no kept sample is left of class %s; the model will not learn it", ", ".join(lost))
 
 
-def _loose_ends(report: ScanReport) -> list[str]:
-    """Return the classes that have a trigger and no flagged sample: their poison trains."""
+def _plan_course(
+    store: PixelStore,
+    lessons: Lessons,
+    settings: TrainingSettings,
+    normalization: Normalization | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Course:
+    """Return the course, normalised as the lessons' own pixels call for where nothing else is wanted."""
+    normalization = normalization or Normalization.measure(store, lessons.indices)
+    return Course(lessons, PixelFeed(store, device), normalization, settings, len(store.class_labels), device, dtype)
+
+
+def _has_loose_ends(report: ScanReport) -> bool:
+    """Return whether a class has a trigger and no flagged sample, so that its poison trains."""
     names = [entry.name for entry in report.poisoned_classes if not entry.flagged]
     if names:
         log.warning("class %s has a trigger, but no sample of it was flagged: its poison trains", ", ".join(names))
-    return names
+    return bool(names)
 
 
 def _grade_before(
