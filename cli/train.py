@@ -13,8 +13,9 @@ import click
 
 from vbdguard.atomic import write_atomically
 from vbdguard.errors import ReportError
+from vbdguard.escaping import printable
+from vbdguard.wording import percent, seconds_words
 
-from .escaping import printable
 from .options import SectionedCommand
 from .poison import PositionType, named_trigger
 from .scan_options import (
@@ -26,7 +27,6 @@ from .scan_options import (
     scan_config,
     scan_options,
 )
-from .wording import percent, seconds_words
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .escaping import printable
-from .wording import count_words, percent, seconds_words
+from vbdguard.escaping import printable
+from vbdguard.wording import count_words, percent, seconds_words
 
 if TYPE_CHECKING:
     from vbdguard.training.result import AttackResult, TrainingResult
