@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from vbdguard.cache import Cache, CacheInfo
+from vbdguard.escaping import printable
 
-from .escaping import printable
 from .options import parse_age
 
 _directory = click.option(

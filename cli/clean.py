@@ -21,7 +21,7 @@ from .scan_options import (
 )
 
 if TYPE_CHECKING:
-    from vbdguard.cleaning_result import CleanCopy
+    from vbdguard.cleaning.result import CleanCopy
     from vbdguard.report import ScanReport
 
 
@@ -115,7 +115,7 @@ def _load(path: Path) -> ScanReport:
 
 
 def _run(sources: tuple[str, ...], dest: Path, report: ScanReport | None, options: dict[str, Any]) -> CleanCopy:
-    from vbdguard.cleaning import clean as write_clean_copy
+    from vbdguard.cleaning.clean_copy import clean as write_clean_copy
 
     from .consoles import logging_to, make_console
     from .progress import showing_progress

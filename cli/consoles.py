@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from .escaping import printable
+from vbdguard.escaping import printable
 
 
 def make_console(*, stderr: bool = False, no_color: bool = False) -> Console:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vbdguard.attacks.scoring import FlagScores
+    from vbdguard.cleaning.result import CleanCopy
     from vbdguard.progress import Progress
     from vbdguard.report import ScanReport
     from vbdguard.sources.base import RawSample
@@ -70,7 +71,7 @@ def demo(directory: Path | None, seed: int, *, keep: bool, no_color: bool) -> in
     \b
     Examples:
       vbdguard demo
-      vbdguard demo --dir drill      keeps the data: clean/, poisoned/ and kept/
+      vbdguard demo --dir drill      keeps the data: clean/, poisoned/, kept/ and its quarantine
       vbdguard demo --seed 1         another draw
 
     \b
@@ -124,9 +125,9 @@ def tell_the_story(demo_set: DemoSet, root: Path, console: Console, progress: Pr
     _print_scores(console, scores)
 
     _heading(console, 4, "Only what is clean goes on")
-    kept = _write(_unflagged(folders.poisoned, report), folders.kept, "Writing what is kept", None, progress)
+    copy = _clean(folders, report, seed, progress)
     console.print(
-        f"   {kept:,} samples kept, {scores.false_negatives} of them poisoned; {len(report.flagged):,} left out"
+        f"   {copy.kept:,} samples kept, {scores.false_negatives} of them poisoned; {copy.flagged:,} in quarantine"
     )
 
     _heading(console, 5, "The same scan on the set as it was before the attack")
@@ -156,28 +157,20 @@ def _scan(folder: Path, cache: Path, seed: int, progress: Progress) -> ScanRepor
     return scan(str(folder), ScanConfig(seed=seed), cache_dir=cache, progress=progress)
 
 
+def _clean(folders: _Folders, report: ScanReport, seed: int, progress: Progress) -> CleanCopy:
+    from vbdguard.cleaning.clean_copy import clean
+    from vbdguard.config import ScanConfig
+
+    settings = ScanConfig(seed=seed)
+    return clean(
+        str(folders.poisoned), folders.kept, settings, report=report, cache_dir=folders.cache, progress=progress
+    )
+
+
 def _scores(report: ScanReport, poisoned: frozenset[str]) -> FlagScores:
     from vbdguard.attacks.scoring import score_flags
 
     return score_flags(poisoned, [entry.digest for entry in report.flagged])
-
-
-def _unflagged(folder: Path, report: ScanReport) -> Iterator[RawSample]:
-    """Yield the samples of a folder of shards that a scan has not flagged, told by their digests."""
-    from vbdguard.errors import SourceError
-    from vbdguard.ingest.digest import sample_digest
-    from vbdguard.sources.base import Unreadable
-    from vbdguard.sources.opening import open_source
-
-    flagged = {entry.digest for entry in report.flagged}
-    for shard in open_source(str(folder)).shards:
-        for sample in shard.read():
-            if isinstance(sample, Unreadable):
-                raise SourceError(
-                    f"{sample.key}: {sample.reason}: {sample.detail}; something changed the demo's folder"
-                )
-            if sample_digest(sample.image, sample.label).hex() not in flagged:
-                yield sample
 
 
 def _write(samples: Iterator[RawSample], folder: Path, stage: str, total: int | None, progress: Progress) -> int:
@@ -234,6 +227,7 @@ def _print_ending(console: Console, folder: Path | None, seconds: float) -> None
     for command, words in (
         (f"vbdguard scan {source}", "shards, an image folder, parquet files or a pattern"),
         (f"vbdguard scan {source} -o report.json", "keep the report"),
+        (f"vbdguard clean {source} DEST", "a copy without the poison, and a quarantine"),
         (f"vbdguard poison {source} DEST --trigger waves --blend-factor 0.2", "a drill with another attack"),
     ):
         console.print(f"  {command}", style="cyan", soft_wrap=True)

@@ -14,8 +14,7 @@ import click
 
 from vbdguard import __version__
 from vbdguard.errors import NothingToScanError, VBDGuardError
-
-from .escaping import printable
+from vbdguard.escaping import printable
 
 COMMANDS = {
     "scan": "vbdguard.cli.scan:scan",

@@ -75,10 +75,10 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
       vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all
     """
     from vbdguard.attacks.copying import PoisonSettings, write_poisoned_copy
+    from vbdguard.escaping import printable
     from vbdguard.sources.opening import open_source
 
     from .consoles import make_console
-    from .escaping import printable
     from .progress import showing_progress
 
     if (

@@ -19,10 +19,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from vbdguard.escaping import printable
 from vbdguard.progress import Progress, Silent
-
-from .escaping import printable
-from .wording import STAGE_WORDS
+from vbdguard.wording import STAGE_WORDS
 
 
 @contextmanager

@@ -12,11 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vbdguard.escaping import printable
 from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
-
-from .escaping import printable
-from .picture import TriggerPicture, draw_letters, draw_place, draw_trigger
-from .wording import (
+from vbdguard.wording import (
     WHOLE_IMAGE,
     attack_words,
     blend_words,
@@ -28,6 +26,8 @@ from .wording import (
     seconds_words,
     trigger_words,
 )
+
+from .picture import TriggerPicture, draw_letters, draw_place, draw_trigger
 
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vbdguard.cleaning import clean
+    from vbdguard.cleaning.clean_copy import clean
     from vbdguard.config import ScanConfig
     from vbdguard.guards.dataset import GuardedDataset
     from vbdguard.guards.wrapping import guard
@@ -22,7 +22,7 @@ _HOMES = {
     "GuardedDataset": "vbdguard.guards.dataset",
     "ScanConfig": "vbdguard.config",
     "ScanReport": "vbdguard.report",
-    "clean": "vbdguard.cleaning",
+    "clean": "vbdguard.cleaning.clean_copy",
     "guard": "vbdguard.guards.wrapping",
     "scan": "vbdguard.scanner",
     "train_clean": "vbdguard.training.train",

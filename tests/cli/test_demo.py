@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from vbdguard.cli.demo import tell_the_story
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.cli.main import main
 from vbdguard.progress import Silent
-from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
+from vbdguard.report import ScanReport
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.opening import open_source
 
@@ -43,35 +44,23 @@ def test_the_demo_finds_its_trigger_and_keeps_the_clean_samples(tmp_path: Path) 
     assert len(SMALL) * 0.85 < kept < len(SMALL) * 0.95
 
 
-def report_by_hand(source: str, flagged: frozenset[str]) -> ScanReport:
-    """A report that flags given digests as class 3, the demo's target."""
-    return ScanReport(
-        status="complete",
-        verdict="poisoned" if flagged else "clean",
-        dataset=DatasetReport("0" * 64, (source,), 120, 10, (32, 32, 3), ()),
-        config={},
-        seed=0,
-        device="cpu",
-        classes=(ClassReport(3, "cat", 12, bool(flagged), len(flagged), None, None, None),),
-        flagged=tuple(FlaggedSample(digest[:8], digest, 3, 1.0, None) for digest in sorted(flagged)),
-        skipped=(),
-        timings={"total": 0.0},
-        environment={},
-        tool={"name": "vbdguard", "version": "0"},
-    )
-
-
 @pytest.mark.parametrize(
     ("finds", "alarms", "succeeded"),
     [(True, False, True), (False, False, False), (True, True, False)],
 )
 def test_the_demo_fails_on_a_miss_and_on_a_false_alarm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds: bool, alarms: bool, succeeded: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    report_flagging: Callable[..., ScanReport],
+    finds: bool,
+    alarms: bool,
+    succeeded: bool,
 ) -> None:
     def scripted_scan(source: str, *_: object, **__: object) -> ScanReport:
-        truth = frozenset(entry.digest for entry in read_truth(tmp_path / "poisoned" / "truth.jsonl"))
+        poisoned = [entry.key for entry in read_truth(tmp_path / "poisoned" / "truth.jsonl")]
         is_flagging = finds if source.endswith("poisoned") else alarms
-        return report_by_hand(source, truth if is_flagging else frozenset())
+        # In the set before the attack, the samples of that name are innocent.
+        return report_flagging(source, dict.fromkeys(poisoned if is_flagging else ()))
 
     monkeypatch.setattr("vbdguard.scanner.scan", scripted_scan)
     outcome, text = told(tmp_path, DemoSet(per_class=12))

@@ -15,8 +15,8 @@ from rich.text import Text
 from vbdguard.cli.consoles import make_console
 from vbdguard.cli.main import COMMANDS
 from vbdguard.cli.terminal import render, render_verdict
-from vbdguard.cli.wording import place_words
 from vbdguard.report import ScanReport, SkippedSample
+from vbdguard.wording import place_words
 
 MakeReport = Callable[..., ScanReport]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbdguard.cli.escaping import printable
+from vbdguard.escaping import printable
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vbdguard.cleaning_places import CleanFolders
-from vbdguard.cleaning_shards import CleanedShard, CleanTask, OnFlagged
-from vbdguard.cleaning_tasks import Room
+from vbdguard.cleaning.places import CleanFolders
+from vbdguard.cleaning.shards import CleanedShard, CleanTask, OnFlagged
+from vbdguard.cleaning.tasks import Room
 from vbdguard.errors import SourceError
 from vbdguard.report import ClassReport, ScanReport
 from vbdguard.sources.cutting import Fate

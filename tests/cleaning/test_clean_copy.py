@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import vbdguard.cleaning
-from vbdguard.cleaning import clean
-from vbdguard.cleaning_result import CleanCopy
+import vbdguard.cleaning.clean_copy
+from vbdguard.cleaning.clean_copy import clean
+from vbdguard.cleaning.result import CleanCopy
 from vbdguard.config import (
     AttackCheckConfig,
     DetectorConfig,
@@ -398,7 +398,7 @@ def test_a_copy_that_was_stopped_goes_on_where_it_stood(
         def end(self) -> None: ...
 
         def advance(self, steps: int = 1) -> None:
-            self.steps += self.stage == vbdguard.cleaning.STAGE
+            self.steps += self.stage == vbdguard.cleaning.clean_copy.STAGE
             if self.steps == 2:
                 raise KeyboardInterrupt
 
@@ -419,7 +419,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 import vbdguard.sources.tar_cutting as cutting
-from vbdguard.cleaning import clean
+from vbdguard.cleaning.clean_copy import clean
 from vbdguard.config import ScanConfig
 from vbdguard.report import ScanReport
 
@@ -536,7 +536,7 @@ def test_a_source_that_changes_after_its_scan_is_noticed(
     shards: Path, tmp_path: Path, report_flagging: Flagging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = report_flagging(str(shards), POISON)
-    monkeypatch.setattr(vbdguard.cleaning, "scan", lambda *_, **__: report)
+    monkeypatch.setattr(vbdguard.cleaning.clean_copy, "scan", lambda *_, **__: report)
     extra = tar_bytes([*sample("s0", 10), *sample("new", 99)])
     (shards / "train-000001.tar").write_bytes(extra)
     with pytest.raises(SourceError, match=r"train-000001\.tar: expected what was scanned"):

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vbdguard.cleaning_places import CleanFolders, stored_bytes
-from vbdguard.cleaning_shards import CleanTask, OnFlagged
+from vbdguard.cleaning.places import CleanFolders, stored_bytes
+from vbdguard.cleaning.shards import CleanTask, OnFlagged
 from vbdguard.errors import SourceError
 from vbdguard.report import FlaggedSample, ScanReport, ShardReport, SkippedSample
 from vbdguard.sources.base import Shard, Source

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from vbdguard import __version__
 from vbdguard.atomic import replacing, write_atomically
-from vbdguard.cleaning_places import (
+from vbdguard.cleaning.places import (
     CleanFolders,
     check_apart,
     check_fit,
@@ -31,8 +31,8 @@ from vbdguard.cleaning_places import (
     clean_folders,
     write_claim,
 )
-from vbdguard.cleaning_result import CleanCopy, counted_copy, expected_copy
-from vbdguard.cleaning_shards import (
+from vbdguard.cleaning.result import CleanCopy, counted_copy, expected_copy
+from vbdguard.cleaning.shards import (
     CleanedShard,
     CleanTask,
     OnFlagged,
@@ -40,7 +40,7 @@ from vbdguard.cleaning_shards import (
     read_entries,
     read_files,
 )
-from vbdguard.cleaning_tasks import Room, clean_tasks
+from vbdguard.cleaning.tasks import Room, clean_tasks
 from vbdguard.config import ScanConfig
 from vbdguard.engines.local import WorkerDied, map_shards
 from vbdguard.errors import ConfigError, ReportError, SourceError
