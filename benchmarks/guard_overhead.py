@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 from benchmarks.guard_map_style import MAP_STYLE
+from benchmarks.guard_streams import STREAMS
 from benchmarks.interleaved import Epoch, compare
 from benchmarks.machine import commit, environment
 
 MakeEpochs = Callable[[Path, int, int], tuple[Epoch, Epoch]]
 """Takes an empty folder, the number of samples and of workers; returns a plain and a guarded epoch."""
 
-CASES: Mapping[str, MakeEpochs] = MappingProxyType({**MAP_STYLE})
+CASES: Mapping[str, MakeEpochs] = MappingProxyType({**MAP_STYLE, **STREAMS})
 """What can be measured; each table says what it stands for."""
 
 

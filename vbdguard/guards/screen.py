@@ -107,17 +107,23 @@ class Pass:
         self._has_warned = False
         self._drops = 0
 
+    def passes(self, raw: RawSample) -> bool:
+        """Return whether a scan has seen a sample and has nothing against it; nearly all samples end here."""
+        if self._find(sample_digest(raw.image, raw.label)) != PASSES:
+            return False
+        self._numbers[PassCount.PASSED] += 1
+        self._drops = 0
+        return True
+
     def admit(self, raw: RawSample) -> bool | Relabelled:
         """Return whether a sample passes as it is, or its new class.
 
         Raises:
             UnscannedSampleError: if no scan has seen it and the policy is to raise.
         """
-        mark = self._find(sample_digest(raw.image, raw.label))
-        if mark == PASSES:
-            self._numbers[PassCount.PASSED] += 1
-            self._drops = 0
+        if self.passes(raw):
             return True
+        mark = self._find(sample_digest(raw.image, raw.label))
         if mark == UNKNOWN:
             return self.admit_unscanned(raw.key, f"no scan has seen its bytes with the label {raw.label!r}")
         return self._admit_flagged(raw, self._screen.table.changes[mark - 1])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +113,30 @@ class RawGuard:
                 if current.admit_unscanned(_key(sample), f"{error.reason}: {error.detail}"):
                     yield sample
                 continue
-            verdict = current.admit(raw)
-            if verdict is True:
+            if current.passes(raw):
                 yield sample
-            elif isinstance(verdict, Relabelled):
+                continue
+            verdict = current.admit(replace(raw, key=_key(sample)))
+            if isinstance(verdict, Relabelled):
                 yield _with_label(sample, verdict.label, label_key)
+            elif verdict:
+                yield sample
 
 
 def identify(sample: RawFields, label_key: str | None) -> RawSample:
-    """Return what a scan of the shard sees in a sample.
+    """Return what a scan of the shard sees in a sample; without a key, since hardly anybody asks for it.
 
     Raises:
         ReadError: if it holds no image, no label, or two images; or something that is not bytes ("not-raw").
     """
-    fields = [name for name in sample if name[:2] != "__"]
     try:
-        raw = read_sample(_key(sample), fields, sample.__getitem__, label_key)
+        # Names such as `__key__` are among the fields; they hold neither image nor label.
+        raw = read_sample("", sample, sample.__getitem__, label_key)
     except TypeError as error:
         raise ReadError("not-raw", f"expected the bytes of each field, got something decoded: {error}") from error
     if raw is None:
-        raise ReadError("no-image", f"expected an image and a label, got {', '.join(fields) or 'no field'}")
+        names = ", ".join(name for name in sample if not name.startswith("__"))
+        raise ReadError("no-image", f"expected an image and a label, got {names or 'no field'}")
     if not isinstance(raw.image, bytes):
         raise ReadError("not-raw", f"expected the image's bytes, got {type(raw.image).__name__}")
     return raw

@@ -185,7 +185,7 @@ def _json_label(data: bytes, names: tuple[str, ...]) -> int | str | None:
 
 
 def _names(fields: Collection[str]) -> str:
-    return ", ".join(f".{suffix}" for suffix in fields)
+    return ", ".join(f".{suffix}" for suffix in fields if not suffix.startswith("__"))
 
 
 def label_field(fields: Container[str], label_key: str | None) -> str:
