@@ -18,11 +18,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from vbdguard.config import ScanConfig
 from vbdguard.errors import VBDGuardError
-from vbdguard.guards.options import GuardOptions
+from vbdguard.guards.options import GuardOptions, Keywords
 from vbdguard.guards.policy import OnPoison, OnUnscanned
 from vbdguard.progress import heard_by
 from vbdguard.report import ScanReport
@@ -46,31 +46,13 @@ _Loader = TypeVar("_Loader", bound="DataLoader[Any]")
 
 @overload
 def guard_training(
-    target: _Loader,
-    *,
-    on_poison: OnPoison = ...,
-    on_unscanned: OnUnscanned = ...,
-    raw: Any | None = ...,
-    config: ScanConfig | None = ...,
-    report: ScanReport | None = ...,
-    cache_dir: str | Path | None = ...,
-    quiet: bool = ...,
-    patience: timedelta = ...,
+    target: _Loader, *, quiet: bool = ..., patience: timedelta = ..., **options: Unpack[Keywords]
 ) -> _Loader: ...
 
 
 @overload
 def guard_training(
-    target: Any,
-    *,
-    on_poison: OnPoison = ...,
-    on_unscanned: OnUnscanned = ...,
-    raw: Any | None = ...,
-    config: ScanConfig | None = ...,
-    report: ScanReport | None = ...,
-    cache_dir: str | Path | None = ...,
-    quiet: bool = ...,
-    patience: timedelta = ...,
+    target: Any, *, quiet: bool = ..., patience: timedelta = ..., **options: Unpack[Keywords]
 ) -> Any: ...
 
 

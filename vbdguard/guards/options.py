@@ -12,7 +12,7 @@ from vbdguard.guards.policy import OnPoison, OnUnscanned
 from vbdguard.report import ScanReport
 
 
-class StreamKeywords(TypedDict):
+class StreamKeywords(TypedDict, total=False):
     """What the guards of streams take; there is no `raw`, since a stream is identified by what it yields."""
 
     on_poison: OnPoison
@@ -22,7 +22,7 @@ class StreamKeywords(TypedDict):
     cache_dir: str | Path | None
 
 
-class Keywords(StreamKeywords):
+class Keywords(StreamKeywords, total=False):
     """What the guards of map-style datasets take."""
 
     raw: Any | None

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from vbdguard.config import ScanConfig
 from vbdguard.guards.guarded import is_guarded
 from vbdguard.guards.kinds import is_a
-from vbdguard.guards.options import GuardOptions
+from vbdguard.guards.options import GuardOptions, Keywords
 from vbdguard.guards.policy import OnPoison, OnUnscanned
 from vbdguard.guards.refusals import refuse_known, refuse_unknown
 from vbdguard.report import ScanReport
@@ -32,29 +32,11 @@ _Loader = TypeVar("_Loader", bound="DataLoader[Any]")
 
 
 @overload
-def guard(
-    target: _Loader,
-    *,
-    on_poison: OnPoison = ...,
-    on_unscanned: OnUnscanned = ...,
-    raw: Any | None = ...,
-    config: ScanConfig | None = ...,
-    report: ScanReport | None = ...,
-    cache_dir: str | Path | None = ...,
-) -> _Loader: ...
+def guard(target: _Loader, **options: Unpack[Keywords]) -> _Loader: ...
 
 
 @overload
-def guard(
-    target: Any,
-    *,
-    on_poison: OnPoison = ...,
-    on_unscanned: OnUnscanned = ...,
-    raw: Any | None = ...,
-    config: ScanConfig | None = ...,
-    report: ScanReport | None = ...,
-    cache_dir: str | Path | None = ...,
-) -> Any: ...
+def guard(target: Any, **options: Unpack[Keywords]) -> Any: ...
 
 
 def guard(
