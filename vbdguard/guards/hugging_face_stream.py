@@ -11,9 +11,9 @@ from vbdguard.errors import ReadError, SourceError
 from vbdguard.guards.kinds import is_a
 from vbdguard.guards.screen import Pass, Screen, StreamRecord
 from vbdguard.guards.stream_request import StreamRequest
+from vbdguard.guards.stream_source import stream_sample
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.files import open_binary
-from vbdguard.sources.iterable import stream_sample
 from vbdguard.sources.torch_items import LABEL_NAMES, to_label
 
 

@@ -15,8 +15,8 @@ from vbdguard.guards.counts import DropCounts
 from vbdguard.guards.policy import OnPoison, OnUnscanned, Policy
 from vbdguard.guards.relabel import NewLabel, relabelled
 from vbdguard.guards.screen import Relabelled, Screen, StreamRecord, make_screen, scanned
+from vbdguard.guards.stream_source import STREAM_REMEDY, StreamSource, stream_sample
 from vbdguard.report import ScanReport
-from vbdguard.sources.iterable import STREAM_REMEDY, StreamSource, stream_sample
 
 _STATE_METHODS = ("set_epoch", "state_dict", "load_state_dict")
 """Methods that say how the inner dataset stands and hand out no sample; loaders look for them by name."""

@@ -11,7 +11,7 @@ from vbdguard.guards.counts import DropCounts, GuardRecord
 from vbdguard.guards.relabel import NewLabel, relabelled
 from vbdguard.guards.screen import Screen
 from vbdguard.guards.stream_request import StreamRequest
-from vbdguard.sources.iterable import stream_sample
+from vbdguard.guards.stream_source import stream_sample
 
 
 def guard_litdata(dataset: Any, request: StreamRequest) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 from vbdguard.config import ScanConfig
 from vbdguard.guards.policy import Policy
 from vbdguard.guards.screen import Screen, make_screen, scanned
+from vbdguard.guards.stream_source import StreamSource
 from vbdguard.report import ScanReport
-from vbdguard.sources.iterable import StreamSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-import vbdguard.sources.iterable
+import vbdguard.guards.stream_source
 from vbdguard.errors import NothingToScanError, UnscannedSampleError
 from vbdguard.guards.iterable import GuardedStream
 from vbdguard.guards.policy import GuardWarning
@@ -164,7 +164,7 @@ def test_a_stream_that_augments_stops_at_once_with_advice(shards: Any, pairs: li
 def test_a_long_stream_that_augments_is_found_out_by_the_scan(
     shards: Any, pairs: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vbdguard.sources.iterable, "MAX_REPLAY", 1000)
+    monkeypatch.setattr(vbdguard.guards.stream_source, "MAX_REPLAY", 1000)
     with pytest.raises(NothingToScanError, match="gave other samples when it was read again"):
         GuardedStream(Noisy(pairs), config=shards.options["config"], cache_dir=tmp_path)
 
@@ -177,7 +177,7 @@ def test_a_long_stream_may_come_in_another_order_each_time(
             np.random.default_rng(self.passes).shuffle(self.pairs)  # type: ignore[arg-type]
             yield from super().__iter__()
 
-    monkeypatch.setattr(vbdguard.sources.iterable, "MAX_REPLAY", 1000)
+    monkeypatch.setattr(vbdguard.guards.stream_source, "MAX_REPLAY", 1000)
     guarded = GuardedStream(Shuffled(list(pairs)), config=shards.options["config"], cache_dir=tmp_path)
     assert len(list(guarded)) == 90 - len(guarded.report.flagged)
 
