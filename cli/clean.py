@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vbdguard.errors import ReportError
-
 from .options import SectionedCommand
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
     cache_options,
     cache_settings,
-    check_cache_options,
+    check_options,
     scan_config,
     scan_options,
 )
 
 if TYPE_CHECKING:
     from vbdguard.cleaning.result import CleanCopy
-    from vbdguard.report import ScanReport
 
 
 @click.command(
@@ -64,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
 @cache_options
 @click.pass_context
-def clean(ctx: click.Context, /, sources: tuple[str, ...], dest: Path, report: Path | None, **options: Any) -> None:
+def clean(ctx: click.Context, /, sources: tuple[str, ...], dest: Path, **options: Any) -> None:
     """Write the samples that a scan holds for clean to the new folder DEST, in the layout of SOURCE.
 
     Tar shards keep their names and every member that stays keeps its bytes; image folders keep their tree; parquet
@@ -87,9 +84,8 @@ def clean(ctx: click.Context, /, sources: tuple[str, ...], dest: Path, report: P
       3  nothing scannable found
       130  interrupted; run the same command again to go on
     """
-    _check(options, report)
-    saved = None if report is None else _load(report)
-    copy = _run(sources, dest, saved, options)
+    check_options(options)
+    copy = _run(sources, dest, options)
     if options["quiet"]:
         click.echo(_sum(copy, is_dry_run=options["dry_run"]))
     else:
@@ -97,39 +93,19 @@ def clean(ctx: click.Context, /, sources: tuple[str, ...], dest: Path, report: P
     ctx.exit(_exit_code(copy, allow_skipped=options["allow_skipped"]))
 
 
-def _check(options: dict[str, Any], report: Path | None) -> None:
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose contradict each other; pass one")
-    check_cache_options(options)
-    if report is not None and options["refresh"]:
-        raise click.UsageError("--refresh scans again, --report goes by an earlier scan; pass one")
-
-
-def _load(path: Path) -> ScanReport:
-    from vbdguard.report import ScanReport
-
-    try:
-        return ScanReport.from_json(path.read_text("utf-8"))
-    except (ReportError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: {error}") from error
-
-
-def _run(sources: tuple[str, ...], dest: Path, report: ScanReport | None, options: dict[str, Any]) -> CleanCopy:
+def _run(sources: tuple[str, ...], dest: Path, options: dict[str, Any]) -> CleanCopy:
+    """Write the copy, with progress and log on stderr."""
     from vbdguard.cleaning.clean_copy import clean as write_clean_copy
 
-    from .consoles import logging_to, make_console
-    from .progress import showing_progress
+    from .at_work import at_work, one_or_all, saved_report
 
-    console = make_console(stderr=True, no_color=options["no_color"])
-    with (
-        logging_to(console, verbose=options["verbose"]),
-        showing_progress(console, quiet=options["quiet"]) as progress,
-    ):
+    saved = saved_report(options["report"])
+    with at_work(options) as (_, progress):
         return write_clean_copy(
-            sources[0] if len(sources) == 1 else list(sources),
+            one_or_all(sources),
             dest,
             scan_config(options),
-            report=report,
+            report=saved,
             progress=progress,
             **{name: options[name] for name in ("policy", "quarantine", "link", "dry_run")},
             **cache_settings(options),

@@ -15,7 +15,7 @@ from .scan_options import (
     SCAN_SECTIONS,
     cache_options,
     cache_settings,
-    check_cache_options,
+    check_options,
     scan_config,
     scan_options,
 )
@@ -87,9 +87,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       3  nothing scannable found
       130  interrupted
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose contradict each other; pass one")
-    check_cache_options(options)
+    check_options(options)
     report = _run(sources, options)
     for path in options["output"]:
         write_atomically(path, report.to_json())
@@ -101,20 +99,10 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
     """Scan, with progress and log on stderr."""
     from vbdguard.scanner import scan as run_scan
 
-    from .consoles import logging_to, make_console
-    from .progress import showing_progress
+    from .at_work import at_work, one_or_all
 
-    console = make_console(stderr=True, no_color=options["no_color"])
-    with (
-        logging_to(console, verbose=options["verbose"]),
-        showing_progress(console, quiet=options["quiet"]) as progress,
-    ):
-        return run_scan(
-            sources[0] if len(sources) == 1 else list(sources),
-            scan_config(options),
-            **cache_settings(options),
-            progress=progress,
-        )
+    with at_work(options) as (_, progress):
+        return run_scan(one_or_all(sources), scan_config(options), **cache_settings(options), progress=progress)
 
 
 def _show(report: ScanReport, options: dict[str, Any]) -> None:

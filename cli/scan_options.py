@@ -96,10 +96,18 @@ def cache_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_cache_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that contradict each other."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other: of a scan, of its output, and --report where there is one.
+
+    Raises:
+        UsageError: that says which of the two to drop.
+    """
+    if options["quiet"] and options["verbose"]:
+        raise click.UsageError("--quiet and --verbose contradict each other; pass one")
     if options["no_cache"] and (options["refresh"] or options["cache_dir"]):
         raise click.UsageError("--no-cache uses no cache; drop it, or drop --refresh and --cache-dir")
+    if options.get("report") is not None and options["refresh"]:
+        raise click.UsageError("--refresh scans again, --report goes by an earlier scan; pass one")
 
 
 def _with(command: Command, *options: Callable[[Command], Command]) -> Command:

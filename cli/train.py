@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vbdguard.atomic import write_atomically
-from vbdguard.errors import ReportError
 from vbdguard.escaping import printable
 from vbdguard.wording import percent, seconds_words
 
@@ -23,7 +22,7 @@ from .scan_options import (
     SCAN_SECTIONS,
     cache_options,
     cache_settings,
-    check_cache_options,
+    check_options,
     scan_config,
     scan_options,
 )
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vbdguard.attacks.copying import PoisonSettings
-    from vbdguard.report import ScanReport
     from vbdguard.training.result import EpochResult, TrainingResult
 
 _SETTINGS = ("model", "epochs", "policy", "batch_size", "lr", "weight_decay", "augment", "amp", "resume", "compare")
@@ -156,8 +154,7 @@ def train(ctx: click.Context, /, sources: tuple[str, ...], output: Path, **optio
       130  interrupted; run the same command again to go on
     """
     _check(ctx, options)
-    saved = None if options["report"] is None else _load(options["report"])
-    result = _run(sources, output, saved, options)
+    result = _run(sources, output, options)
     write_atomically(output / "result.json", _as_json(result))
     write_atomically(output / "report.json", result.report.to_json())
     _show(result, output, options)
@@ -165,11 +162,7 @@ def train(ctx: click.Context, /, sources: tuple[str, ...], output: Path, **optio
 
 
 def _check(ctx: click.Context, options: dict[str, Any]) -> None:
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose contradict each other; pass one")
-    check_cache_options(options)
-    if options["report"] is not None and options["refresh"]:
-        raise click.UsageError("--refresh scans again, --report goes by an earlier scan; pass one")
+    check_options(options)
     given = [
         name for name in _ATTACK_SETTINGS if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     ]
@@ -183,30 +176,16 @@ def _check(ctx: click.Context, options: dict[str, Any]) -> None:
         raise click.UsageError("with --init the model before is there already; drop --compare")
 
 
-def _load(path: Path) -> ScanReport:
-    from vbdguard.report import ScanReport
-
-    try:
-        return ScanReport.from_json(path.read_text("utf-8"))
-    except (ReportError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: {error}") from error
-
-
-def _run(sources: tuple[str, ...], output: Path, report: ScanReport | None, options: dict[str, Any]) -> TrainingResult:
+def _run(sources: tuple[str, ...], output: Path, options: dict[str, Any]) -> TrainingResult:
     """Train, with progress and log on stderr."""
     from vbdguard.training.train import train_clean
 
-    from .consoles import logging_to, make_console
-    from .progress import showing_progress
+    from .at_work import at_work, one_or_all, saved_report
 
-    console = make_console(stderr=True, no_color=options["no_color"])
-    with (
-        _telling_how_to_go_on(output),
-        logging_to(console, verbose=options["verbose"]),
-        showing_progress(console, quiet=options["quiet"]) as progress,
-    ):
+    report = saved_report(options["report"])
+    with _telling_how_to_go_on(output), at_work(options) as (console, progress):
         return train_clean(
-            _one_or_all(sources),
+            one_or_all(sources),
             **{name: options[name] for name in _SETTINGS},
             init=options["init"],
             seed=options["seed"],
@@ -214,16 +193,12 @@ def _run(sources: tuple[str, ...], output: Path, report: ScanReport | None, opti
             checkpoint_dir=output,
             config=scan_config(options),
             report=report,
-            test_source=_one_or_all(options["test"]) if options["test"] else None,
+            test_source=one_or_all(options["test"]) if options["test"] else None,
             attack=_known_attack(options),
             **cache_settings(options),
             progress=progress,
             on_epoch=None if options["quiet"] else _epoch_teller(console),
         )
-
-
-def _one_or_all(sources: tuple[str, ...]) -> str | list[str]:
-    return sources[0] if len(sources) == 1 else list(sources)
 
 
 def _known_attack(options: dict[str, Any]) -> PoisonSettings | None:
