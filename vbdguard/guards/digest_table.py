@@ -22,6 +22,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from math import isqrt
 from pathlib import Path
 from secrets import token_hex
 from struct import pack, unpack_from
@@ -133,13 +134,26 @@ class DigestTable:
 def _find_row(heads: memoryview, tails: memoryview, digest: bytes) -> int:
     """Return the row of a digest, -1 if it is not there."""
     head = int.from_bytes(digest[:_HEAD], "big")
-    row = bisect_left(heads, head)
+    row = _first_not_below(heads, head)
     # Whoever makes the data can make two heads alike; only the whole digest decides.
     while row < len(heads) and heads[row] == head:
         if tails[row * _TAIL : (row + 1) * _TAIL] == digest[_HEAD:]:
             return row
         row += 1
     return -1
+
+
+def _first_not_below(heads: memoryview, head: int) -> int:
+    """Return what `bisect_left` does, looking first where evenly spread heads would have it: digests are spread evenly.
+
+    In a table of a million rows nearly all lie within this window, a few kilobytes instead of 20 places far apart.
+    """
+    rows = len(heads)
+    guess, slack = head * rows >> 64, 2 * isqrt(rows) + 1
+    low, high = max(0, guess - slack), min(rows, guess + slack)
+    if (low and heads[low - 1] >= head) or (high < rows and heads[high] < head):
+        return bisect_left(heads, head)
+    return bisect_left(heads, head, low, high)
 
 
 def _verified(path: Path, identity: str) -> memoryview:

@@ -107,13 +107,14 @@ class Pass:
         self._has_warned = False
         self._drops = 0
 
-    def passes(self, raw: RawSample) -> bool:
-        """Return whether a scan has seen a sample and has nothing against it; nearly all samples end here."""
-        if self._find(sample_digest(raw.image, raw.label)) != PASSES:
-            return False
+    def mark(self, digest: bytes | None) -> int:
+        """Return what the table knows of a digest (see `DigestTable.find`); UNKNOWN for None."""
+        return UNKNOWN if digest is None else self._find(digest)
+
+    def count_passed(self) -> None:
+        """Count a sample that is handed on."""
         self._numbers[PassCount.PASSED] += 1
         self._drops = 0
-        return True
 
     def admit(self, raw: RawSample) -> bool | Relabelled:
         """Return whether a sample passes as it is, or its new class.
@@ -121,9 +122,10 @@ class Pass:
         Raises:
             UnscannedSampleError: if no scan has seen it and the policy is to raise.
         """
-        if self.passes(raw):
-            return True
         mark = self._find(sample_digest(raw.image, raw.label))
+        if mark == PASSES:
+            self.count_passed()
+            return True
         if mark == UNKNOWN:
             return self.admit_unscanned(raw.key, f"no scan has seen its bytes with the label {raw.label!r}")
         return self._admit_flagged(raw, self._screen.table.changes[mark - 1])

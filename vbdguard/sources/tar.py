@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Collection, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -186,6 +186,11 @@ def _json_label(data: bytes, names: tuple[str, ...]) -> int | str | None:
 
 def _names(fields: Collection[str]) -> str:
     return ", ".join(f".{suffix}" for suffix in fields if not suffix.startswith("__"))
+
+
+def image_field(fields: Iterable[str]) -> str:
+    """Return the field that the image is read from, among the fields of a sample that has one."""
+    return next(suffix for suffix in fields if suffix in IMAGE_FIELDS)
 
 
 def label_field(fields: Container[str], label_key: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from vbdguard.cache import Cache
 from vbdguard.errors import CacheError
-from vbdguard.guards.digest_table import PASSES, UNKNOWN, DigestTable, LabelChange
+from vbdguard.guards.digest_table import PASSES, UNKNOWN, DigestTable, LabelChange, _first_not_below
 from vbdguard.ingest.digest import digest_order
 
 CHANGE = LabelChange(old_label=1, old_name="bee", new_label=2, new_name="cat")
@@ -123,3 +124,16 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cannot write"):
         DigestTable.write(tmp_path / "file", some())
+
+
+def test_the_search_finds_the_same_row_wherever_the_heads_lie() -> None:
+    """Evenly spread heads as digests have, and lumps of them as somebody who makes the data could arrange."""
+    rng = np.random.default_rng(0)
+    spread = np.sort(rng.integers(0, 2**64, 5000, dtype=np.uint64))
+    lumps = np.sort(np.concatenate([rng.integers(0, 1000, 2000, dtype=np.uint64), spread[-50:]]))
+    for heads in (spread, lumps, spread[:1], spread[:0], np.zeros(9, np.uint64)):
+        view = memoryview(heads)
+        wanted = [*heads[:: max(1, len(heads) // 100)].tolist(), 0, 1, 2**63, 2**64 - 1]
+        assert [_first_not_below(view, head) for head in wanted] == [
+            bisect_left(heads.tolist(), head) for head in wanted
+        ]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from vbdguard.config import ScanConfig
 from vbdguard.errors import ConfigError, PoisonFoundError, SourceError, UnscannedSampleError
 from vbdguard.guards.policy import GuardWarning
-from vbdguard.guards.stream import guard_webdataset
+from vbdguard.guards.stream import _handfuls, guard_webdataset
 
 # webdataset leaves closing its files to the garbage collector.
 pytestmark = [
@@ -446,3 +446,21 @@ def test_a_cache_of_raw_samples_is_guarded_even_when_it_is_full(shards: Any, pla
     pipeline = plain(shards.urls).mcached()
     list(pipeline)
     assert keys_of(guard_webdataset(pipeline, **shards.options)) == shards.kept_keys
+
+
+@pytest.mark.parametrize("before", [0, 1, 5, 16, 17, 40])
+def test_an_error_of_an_earlier_stage_comes_after_the_samples_before_it(before: int) -> None:
+    def source() -> Any:
+        yield from ({"jpg": bytes(number)} for number in range(before))
+        raise OSError("the disk is gone")
+
+    came: list[Any] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        came.extend(sample for handful in _handfuls(source()) for sample in handful)
+    assert [len(sample["jpg"]) for sample in came] == list(range(before))
+
+
+def test_large_samples_are_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vbdguard.guards.stream._READ_AHEAD", 1000)
+    sizes = [len(handful) for handful in _handfuls([{"jpg": bytes(400)}] * 4 + [{"jpg": bytes(9999)}] * 3)]
+    assert sizes == [1, 2, 2, 1, 1]
