@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.variations import Variation, random_place
 from vbdguard.attacks.poison import Poisoned, poison_arrays
-from vbdguard.attacks.triggers import BUILT_IN, Trigger, load_trigger
+from vbdguard.attacks.triggers import BUILT_IN, PICTURES, Trigger, builtin_patch, crop, load_trigger
 
 MODES = {"a2o": "all-to-one", "a2a": "all-to-all"}
 
@@ -25,25 +26,34 @@ class Cell:
     trigger: str = "none"
     blend_factor: float = 1.0
     ratio: float = 0.1
+    variation: Variation = field(default_factory=Variation)
+
+    def __post_init__(self) -> None:
+        if self.variation.place and self.mode != "a2o":
+            raise ValueError(f"expected +place behind an a2o cell (a2a places by class), got {self.mode!r}")
 
     @classmethod
     def parse(cls, text: str) -> Cell:
-        """Return the cell that `mode/trigger[/blend_factor[/ratio]]` or `clean` names.
+        """Return the cell that `mode/trigger[/blend_factor[/ratio]]` or `clean` names, with `+variation`s behind.
 
         Raises:
             ValueError: if the text names none.
         """
-        mode, *rest = text.split("/")
+        place, *words = text.split("+")
+        mode, *rest = place.split("/")
+        variation = Variation.parse(words)
         if mode == "clean" and not rest:
-            return cls("clean", ratio=0.0)
+            return cls("clean", ratio=0.0, variation=variation)
         if mode not in MODES or not 1 <= len(rest) <= 3:
-            raise ValueError(f"expected clean or a2o|a2a/TRIGGER[/BLEND[/RATIO]], got {text!r}")
-        return cls(mode, rest[0], *map(float, rest[1:]))
+            raise ValueError(f"expected clean or a2o|a2a/TRIGGER[/BLEND[/RATIO]][+VARIATION...], got {text!r}")
+        blend_factor, ratio = [*map(float, rest[1:]), *(1.0, 0.1)[len(rest) - 1 :]]
+        return cls(mode, rest[0], blend_factor, ratio, variation)
 
     @property
     def name(self) -> str:
         """The text that `parse` takes."""
-        return "clean" if self.mode == "clean" else f"{self.mode}/{self.trigger}/{self.blend_factor:g}/{self.ratio:g}"
+        base = "clean" if self.mode == "clean" else f"{self.mode}/{self.trigger}/{self.blend_factor:g}/{self.ratio:g}"
+        return base + self.variation.name
 
     def trigger_among(self, triggers: dict[str, Trigger]) -> str | Trigger:
         """Return the cell's trigger, from a file or built in."""
@@ -52,10 +62,31 @@ class Cell:
             return _cross(trigger)
         return trigger
 
+    def place(self, triggers: dict[str, Trigger], size: tuple[int, int], seed: int) -> tuple[int, int] | None:
+        """Return top and left of the trigger where the seed draws them, None where its file or the attack says it."""
+        if not self.variation.place:
+            return None
+        trigger = self.trigger_among(triggers)
+        if isinstance(trigger, Trigger):
+            return random_place(size, crop(trigger).size, seed)
+        return random_place(size, size if trigger in PICTURES else builtin_patch(trigger).size, seed)
+
     def poison(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64], triggers: dict[str, Trigger], seed: int
     ) -> Poisoned:
-        """Return the data of the cell; the seed draws the samples and is the target label, as published."""
+        """Return the data of the cell; the seed draws the samples and is the target label, as published.
+
+        Where there are fewer classes than that, the target is the seed modulo their number.
+        """
+        kept = self.variation.keeps(labels, seed)
+        if len(kept) < len(labels):
+            images, labels = images[kept], labels[kept]
+        poisoned = self._attack(images, labels, triggers, seed)
+        return replace(poisoned, images=self.variation.finish(poisoned.images))
+
+    def _attack(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], triggers: dict[str, Trigger], seed: int
+    ) -> Poisoned:
         if self.mode == "clean":
             return Poisoned(images, labels, np.zeros(len(labels), dtype=np.bool_), labels)
         return poison_arrays(
@@ -65,7 +96,8 @@ class Cell:
             blend_factor=self.blend_factor,
             ratio=self.ratio,
             mode="all-to-one" if self.mode == "a2o" else "all-to-all",
-            target=seed,
+            target=seed % (int(labels.max()) + 1),
+            position=self.place(triggers, (images.shape[1], images.shape[2]), seed),
             seed=seed,
         )
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.cells import Cell
+from benchmarks.variations import Variation, random_place
+
+N, K = 400, 4
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 200, (N, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.arange(N) % K
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("clean+grey", "clean+grey"),
+        ("a2o/white_square/.2/0.01+place+jpeg75+grey", "a2o/white_square/0.2/0.01+jpeg75+place+grey"),
+        ("a2a/white_grid+imbalance100+classes2", "a2a/white_grid/1/0.1+classes2+imbalance100"),
+    ],
+)
+def test_a_varied_cell_is_named_as_it_is_parsed(text: str, name: str) -> None:
+    cell = Cell.parse(text)
+    assert cell.name == name
+    assert Cell.parse(name) == cell
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["clean+", "clean+blue", "clean+grey+grey", "clean+jpeg", "clean+jpeg0", "clean+jpeg101", "clean+classes1"]
+    + ["clean+jpeg75+jpeg85", "a2a/white_grid+place", "clean+place"],
+)
+def test_what_names_no_variation_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Cell.parse(text)
+
+
+def test_fewer_classes_are_the_first_ones_and_the_target_stays_among_them(
+    images: np.ndarray, labels: np.ndarray
+) -> None:
+    data = Cell.parse("a2o/white_square+classes2").poison(images, labels, {}, 3)
+    assert set(data.original_labels.tolist()) == {0, 1}
+    assert len(data.labels) == N // 2
+    assert set(data.labels[data.is_poisoned].tolist()) == {1}
+    with pytest.raises(ValueError, match="at least 9 classes"):
+        Cell.parse("clean+classes9").poison(images, labels, {}, 0)
+
+
+def test_imbalance_leaves_the_last_class_its_share_of_the_first(images: np.ndarray, labels: np.ndarray) -> None:
+    data = Cell.parse("clean+imbalance100").poison(images, labels, {}, 0)
+    # 100 ** -(k / 3) of 100 samples each
+    assert np.bincount(data.labels).tolist() == [100, 22, 5, 1]
+    other = Cell.parse("clean+imbalance100").poison(images, labels, {}, 1)
+    assert not np.array_equal(data.images, other.images)
+
+
+def test_grey_images_have_three_equal_channels_and_still_the_trigger(images: np.ndarray, labels: np.ndarray) -> None:
+    data = Cell.parse("a2o/white_square+grey").poison(images, labels, {}, 0)
+    assert (data.images == data.images[..., :1]).all()
+    assert (data.images[data.is_poisoned][:, 13:, 13:] == 255).all()
+    untouched = data.images[~data.is_poisoned][0, ..., 0]
+    first = int(np.flatnonzero(~data.is_poisoned)[0])
+    luma = images[first] @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(untouched, luma, atol=1)
+
+
+def test_every_image_goes_through_jpeg_with_halved_colour(images: np.ndarray) -> None:
+    finished = Variation(jpeg=75).finish(images[:5])
+    for before, after in zip(images, finished, strict=False):
+        file = io.BytesIO()
+        Image.fromarray(before).save(file, "JPEG", quality=75, subsampling=2)
+        np.testing.assert_array_equal(after, np.asarray(Image.open(file)))
+    assert Variation().finish(images) is images
+
+
+def test_better_quality_changes_less(images: np.ndarray) -> None:
+    smooth = np.repeat(np.repeat(images[:20, ::4, ::4], 4, 1), 4, 2)
+    change = [np.abs(Variation(jpeg=q).finish(smooth).astype(int) - smooth).mean() for q in (50, 75, 95)]
+    assert change[0] > change[1] > change[2] > 0
+
+
+def test_the_seed_draws_one_place_for_all_samples(images: np.ndarray, labels: np.ndarray) -> None:
+    boxes = set()
+    for seed in range(6):
+        data = Cell.parse("a2o/white_square+place").poison(images, labels, {}, seed)
+        touched = (data.images != images).any(-1)[data.is_poisoned].all(0)
+        rows, columns = np.nonzero(touched)
+        assert touched.sum() == 9
+        assert (np.ptp(rows), np.ptp(columns)) == (2, 2)
+        assert (rows[0], columns[0]) == Cell.parse("a2o/white_square+place").place({}, (16, 16), seed)
+        boxes.add((int(rows[0]), int(columns[0])))
+    assert len(boxes) > 3
+
+
+def test_a_trigger_that_fills_the_image_has_no_random_place(images: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="smaller than the image"):
+        Cell.parse("a2o/waves+place").poison(images, labels, {}, 0)
+
+
+def test_every_place_can_be_drawn() -> None:
+    places = {random_place((5, 4), (3, 3), seed) for seed in range(200)}
+    assert places == {(top, left) for top in range(3) for left in range(2)}
