@@ -29,6 +29,13 @@ def test_the_small_network_takes_all_sizes_of_a_scan(size: tuple[int, int]) -> N
     build_model("small", 3, (*size, 3), seed=0)
 
 
+def test_a_narrow_preact_resnet18_has_as_many_layers() -> None:
+    narrow, published = PreActResNet18(10, width=4), PreActResNet18(10)
+    assert [type(m) for m in narrow.modules()] == [type(m) for m in published.modules()]
+    assert [16 * p.shape[0] for p in narrow.stem.parameters()] == [p.shape[0] for p in published.stem.parameters()]
+    assert narrow.head.in_features == 32
+
+
 def test_preact_resnet18_has_the_published_size() -> None:
     # 17 convolutions of 3 x 3 and the head; parameters counted by hand from the paper's layers, for 10 classes.
     model = PreActResNet18(10)

@@ -45,17 +45,18 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """Eight pre-activation blocks of 64 to 512 channels behind a 3 x 3 stem, for images of 32 to 96 pixels.
+    """Eight pre-activation blocks behind a 3 x 3 stem, for images of 32 to 96 pixels.
 
     Args:
         n_classes: K, the number of logits.
+        width: channels of the first blocks; the later ones have 2, 4 and 8 times as many.
     """
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self, n_classes: int, width: int = 64) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        blocks, inputs = [], 64
-        for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        blocks, inputs = [], width
+        for outputs, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
             blocks += [PreActBlock(inputs, outputs, stride), PreActBlock(outputs, outputs, 1)]
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)
