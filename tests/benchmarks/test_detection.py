@@ -1,11 +1,11 @@
-"""How runs are scored and laid out; the runs themselves are `detect`, tested with the method."""
+"""The bench as a command: real scans of small generated data, resumed, split, cut off."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, pstdev
 from typing import Any
 
 import numpy as np
@@ -13,79 +13,49 @@ import pytest
 import torch
 
 from benchmarks import detection
-from benchmarks.detection import _score, table
+from benchmarks.methods import Task, Verdict
+from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import EnsembleConfig, MethodConfig
-from vbdguard.method.pipeline import ClassFinding, Detection
+from vbdguard.sources.writing import encode_image
 
-KEYS = ("f1", "precision", "recall", "false_positives", "classes_right", "classes_wrong")
-
-
-def run(cell: str = "a2o/white_square/1/0.1", seed: int = 0, preset: str = "default", **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = dict(zip(KEYS, (90.0, 80.0, 100.0, 4, 1, 0), strict=True))
-    head = {"data": "cifar10", "cell": cell, "seed": seed, "preset": preset, "seconds": {"total": 60.4}}
-    return head | values | changes
+PER_CLASS = 40
 
 
-def detected(flagged: np.ndarray, accused: set[int]) -> Detection:
-    classes = tuple(ClassFinding(k, k in accused, None, None, None, None) for k in range(4))
-    blank = torch.zeros(len(flagged))
-    return Detection(classes, torch.from_numpy(flagged), blank, blank.long() - 1, {})
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo crops of ten classes in the layout of Hugging Face, with a test split."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path_factory.mktemp("bench") / "crops"
+    folder.mkdir()
+    for split, per_class, seed in (("train", PER_CLASS, 0), ("test", 12, 1)):
+        drawn = list(DemoSet(per_class, seed).samples())
+        cells = [{"bytes": encode_image(np.asarray(sample.image)), "path": None} for sample in drawn]
+        table = pa.table({"image": cells, "label": [sample.label for sample in drawn]})
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return folder
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_are_those_of_counting_one_by_one(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    truth, flagged = rng.random(300) < 0.2, rng.random(300) < 0.3
-    labels = np.where(truth, 1, rng.integers(0, 4, 300))
-    score = _score(detected(flagged, {1, 3}), truth, labels)
-    pairs = list(zip(truth.tolist(), flagged.tolist(), strict=True))
-    hits, false, missed = (pairs.count(pair) for pair in ((True, True), (False, True), (True, False)))
-    precision, recall = hits / (hits + false), hits / (hits + missed)
-    assert score["precision"] == pytest.approx(100 * precision, abs=1e-3)
-    assert score["recall"] == pytest.approx(100 * recall, abs=1e-3)
-    assert score["f1"] == pytest.approx(200 * precision * recall / (precision + recall), abs=1e-3)
-    assert score["false_positives"] == false
-    assert score["false_positive_rate"] == pytest.approx(100 * false / (300 - truth.sum()), abs=1e-4)
-    assert (score["classes_right"], score["classes_wrong"], score["classes_attacked"]) == (1, 1, 1)
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with which a scan takes a second."""
+    config = MethodConfig(ensemble=EnsembleConfig(architectures=((4,),), epochs=1, batch_size=32))
+    monkeypatch.setattr(MethodConfig, "preset", lambda _: config)
 
 
-def test_clean_data_without_an_alarm_score_nothing_and_divide_by_nothing() -> None:
-    score = _score(detected(np.zeros(20, np.bool_), set()), np.zeros(20, np.bool_), np.arange(20) % 4)
-    assert set(score.values()) == {0}
+@dataclass
+class Recorder:
+    """A method that knows nothing, flags the first sample, and keeps what it was handed."""
 
+    name: str = "recorder"
+    needs: frozenset[str] = frozenset()
+    tasks: list[Task] = field(default_factory=list)
+    error: BaseException | None = None
 
-def test_flagging_everything_scores_what_the_poison_ratio_gives() -> None:
-    truth = np.arange(1000) < 100
-    score = _score(detected(np.ones(1000, np.bool_), {0}), truth, np.zeros(1000, np.int64))
-    assert (score["f1"], score["precision"], score["recall"]) == (18.182, 10.0, 100.0)
-
-
-def test_the_table_has_mean_and_spread_over_seeds() -> None:
-    f1 = [90.0, 97.5, 99.0]
-    rows = table([run(seed=seed, f1=value, false_positives=seed, classes_wrong=seed) for seed, value in enumerate(f1)])
-    head, rule, row = rows.splitlines()
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert len(cells) == head.count("|") - 1 == rule.count("|") - 1
-    assert cells[:4] == ["cifar10", "a2o/white_square/1/0.1", "default", "0, 1, 2"]
-    assert cells[4] == f"{mean(f1):.2f} ± {pstdev(f1):.2f}"
-    assert cells[5:] == ["", "80.00", "100.00", "1.00", "3 / 3", "60"]
-
-
-def test_the_published_mean_stands_beside_ours_where_there_is_one() -> None:
-    rows = table([run(), run(data="tiny")], {("cifar10", "a2o/white_square/1/0.1"): 97.461})
-    assert [row.split("|")[6].strip() for row in rows.splitlines()[2:]] == ["97.46", ""]
-
-
-def test_each_cell_and_preset_has_its_row_and_clean_data_no_f1() -> None:
-    records = [run("clean"), run(preset="paper"), run(), run(data="tiny")]
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table(records).splitlines()[2:]]
-    assert [(row[0], row[1], row[2]) for row in rows] == [
-        ("cifar10", "a2o/white_square/1/0.1", "default"),
-        ("cifar10", "a2o/white_square/1/0.1", "paper"),
-        ("cifar10", "clean", "default"),
-        ("tiny", "a2o/white_square/1/0.1", "default"),
-    ]
-    assert [row[4] for row in rows] == ["90.00 ± 0.00", "90.00 ± 0.00", "", "90.00 ± 0.00"]
+    def detect(self, data: Task, *, seed: int, device: torch.device) -> Verdict:
+        self.tasks.append(data)
+        if self.error is not None:
+            raise self.error
+        return Verdict(np.arange(len(data.labels)) == 0, frozenset({int(data.labels[0])}), {"guessing": 0.25}, {"a": 1})
 
 
 def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -93,49 +63,145 @@ def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     detection.main()
 
 
-def test_a_results_file_is_laid_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def with_methods(monkeypatch: pytest.MonkeyPatch, *methods: Recorder) -> None:
+    monkeypatch.setattr(detection, "choose", lambda _: list(methods))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_smoke_scale_measures_its_cells_end_to_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = tmp_path / "results.jsonl"
-    results.write_text("".join(json.dumps(run(seed=seed)) + "\n" for seed in range(2)))
-    command_line(monkeypatch, "--table", results)
-    assert capsys.readouterr().out == table([run(seed=0), run(seed=1)]) + "\n"
+    out = tmp_path / "new" / "results.jsonl"
+    command_line(monkeypatch, "--data", folder, "--scale", "smoke", "--out", out, "--device", "cpu")
+    clean, poisoned = read(out)
+    assert (clean["cell"], poisoned["cell"]) == ("clean", "a2o/white_grid/1/0.1")
+    assert (poisoned["data"], poisoned["limit"], poisoned["seed"], poisoned["method"]) == ("crops", 5000, 0, "default")
+    assert (poisoned["samples"], poisoned["poisoned"], clean["poisoned"]) == (400, 40, 0)
+    assert poisoned["settings"]["ensemble"]["architectures"] == [[4]]
+    assert poisoned["trigger_from"] == "built in"
+    assert set(poisoned["seconds"]) == {
+        *("ensemble", "suspects", "trigger", "attack_check", "detector", "flagging", "total")
+    }
+    assert poisoned["environment"]["torch"] == torch.__version__
+    assert poisoned["peak_memory_mb"] > 50
+    assert capsys.readouterr().out.count("F1") == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_run_that_stands_in_the_file_is_not_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two classes of noise in a parquet file; the second call has only the second seed left to do."""
-    quick = MethodConfig(ensemble=EnsembleConfig(architectures=((4,),), epochs=1))
-    monkeypatch.setattr(MethodConfig, "preset", lambda _: quick)
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    folder = tmp_path / "noise"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    cells = [{"bytes": _png(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))} for _ in range(60)]
-    pq.write_table(pa.table({"image": cells, "label": [k % 2 for k in range(60)]}), folder / "train-0.parquet")
     out = tmp_path / "results.jsonl"
-    common = ("--data", folder, "--cells", "clean", "--out", out, "--device", "cpu")
+    common = ("--data", folder, "--cells", "clean", "--out", out, "--device", "cpu", "--limit", 60)
     command_line(monkeypatch, *common, "--seeds", 0)
     command_line(monkeypatch, *common, "--seeds", 0, 1)
-    records = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(record["data"], record["cell"], record["seed"]) for record in records] == [
-        ("noise", "clean", 0),
-        ("noise", "clean", 1),
-    ]
+    assert [record["seed"] for record in read(out)] == [0, 1]
     assert capsys.readouterr().out.count("\n") == 2
-    for record in records:
-        assert record["seconds"]["total"] > 0
-        assert record["environment"]["torch"] == torch.__version__
 
 
-def test_data_are_needed_to_run_anything(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command_line(monkeypatch)
-    assert "--data is needed" in capsys.readouterr().err
+def test_old_records_and_other_limits_are_told_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "results.jsonl"
+    out.write_text('{"data": "crops", "cell": "clean", "seed": 0, "preset": "recorder"}\n')
+    with_methods(monkeypatch, Recorder())
+    command_line(monkeypatch, "--data", folder, "--out", out)
+    assert len(read(out)) == 1
+    command_line(monkeypatch, "--data", folder, "--out", out, "--limit", 50)
+    assert [record.get("limit") for record in read(out)] == [None, 50]
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    from vbdguard.sources.writing import encode_image
+def test_methods_get_what_they_need_and_nothing_else(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modest, needy = Recorder(), Recorder("needy", frozenset({"clean", "ratio"}))
+    with_methods(monkeypatch, modest, needy)
+    out = tmp_path / "results.jsonl"
+    command_line(monkeypatch, "--data", folder, "--cells", "a2o/white_square/1/0.2", "--out", out)
+    (task,) = modest.tasks
+    assert (task.clean_images, task.clean_labels, task.ratio) == (None, None, None)
+    (task,) = needy.tasks
+    assert task.ratio == pytest.approx(0.2)
+    assert task.clean_labels is not None
+    assert np.bincount(task.clean_labels).tolist() == [10] * 10
+    assert [record["clean_samples_from"] for record in read(out)] == [None, "test"]
+    np.testing.assert_array_equal(task.images, modest.tasks[0].images)
 
-    return encode_image(pixels)
+
+def test_parts_share_the_runs_out_among_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_methods(monkeypatch, Recorder(), Recorder("other"))
+    found = []
+    for part in ("1/3", "2/3", "3/3"):
+        out = tmp_path / f"{part[0]}.jsonl"
+        options = ("--cells", "clean", "a2o/white_grid", "--seeds", 0, 1, "--part", part, "--out", out)
+        command_line(monkeypatch, "--data", folder, *options)
+        found += [(record["cell"], record["seed"], record["method"]) for record in read(out)]
+    assert len(found) == len(set(found)) == 8
+
+
+def test_clean_cells_have_seeds_of_their_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_methods(monkeypatch, Recorder())
+    out = tmp_path / "results.jsonl"
+    options = ("--cells", "clean", "a2o/white_grid", "--clean-seeds", 5, 6, "--seeds", 1, "--out", out)
+    command_line(monkeypatch, "--data", folder, *options)
+    assert [(record["cell"], record["seed"]) for record in read(out)] == [
+        *(("clean", 5), ("clean", 6)),
+        ("a2o/white_grid/1/0.1", 1),
+    ]
+
+
+def test_a_method_that_fails_is_told_of_and_the_others_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_methods(monkeypatch, Recorder("broken", error=RuntimeError("no convergence")), Recorder())
+    out = tmp_path / "results.jsonl"
+    with pytest.raises(SystemExit, match="1 runs failed: clean seed 0 broken"):
+        command_line(monkeypatch, "--data", folder, "--out", out)
+    assert [record["method"] for record in read(out)] == ["recorder"]
+    assert "no convergence" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_the_finished_runs_and_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_methods(monkeypatch, Recorder(), Recorder("slow", error=KeyboardInterrupt()))
+    out = tmp_path / "results.jsonl"
+    with pytest.raises(SystemExit) as stop:
+        command_line(monkeypatch, "--data", folder, "--out", out)
+    assert stop.value.code == 130
+    assert "goes on" in capsys.readouterr().err
+    assert [record["method"] for record in read(out)] == ["recorder"]
+    with_methods(monkeypatch, Recorder(), Recorder("slow"))
+    command_line(monkeypatch, "--data", folder, "--out", out)
+    assert [record["method"] for record in read(out)] == ["recorder", "slow"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--data"),
+        (("--data", "nowhere"), "train-*.parquet"),
+        (("--data", "demo", "--cells", "table9"), "table1"),
+        (("--data", "demo", "--cells", "a2o/pentagram"), "pentagram"),
+        (("--data", "demo", "--part", "3/2"), "i/N"),
+        (("--data", "demo", "--device", "abacus"), "abacus"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_runs(
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("benchmarks.data._DEMO_PER_CLASS", 12)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        command_line(monkeypatch, *options)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -38,8 +38,10 @@ def test_a_varied_cell_is_named_as_it_is_parsed(text: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["clean+", "clean+blue", "clean+grey+grey", "clean+jpeg", "clean+jpeg0", "clean+jpeg101", "clean+classes1"]
-    + ["clean+jpeg75+jpeg85", "a2a/white_grid+place", "clean+place"],
+    [
+        *("clean+", "clean+blue", "clean+grey+grey", "clean+jpeg", "clean+jpeg0", "clean+jpeg101"),
+        *("clean+classes1", "clean+jpeg75+jpeg85", "a2a/white_grid+place", "clean+place"),
+    ],
 )
 def test_what_names_no_variation_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):

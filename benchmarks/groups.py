@@ -1,0 +1,67 @@
+"""Names for groups of cells: the tables of the paper, clean data, and what the paper lacks (paper, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from benchmarks.cells import Cell
+
+PATCHES = ("white_square", "green_square", "white_grid", "color_grid")
+"""The triggers of all-to-all attacks, which need a cell of 3 x 3 pixels."""
+TRIGGERS = (*PATCHES, "small_kitty", "big_kitty")
+BLENDED = (0.5, 0.2, 0.1)
+
+_TABLE_1 = tuple(Cell("a2o", trigger) for trigger in TRIGGERS)
+_TABLE_2 = tuple(Cell("a2a", trigger) for trigger in PATCHES)
+_TABLE_3 = tuple(Cell("a2o", trigger, blend) for blend in BLENDED for trigger in TRIGGERS)
+_TABLE_4 = tuple(Cell("a2a", trigger, blend) for blend in BLENDED for trigger in PATCHES)
+_EXTRA = (
+    *(f"a2o/white_square/1/{ratio}" for ratio in (0.05, 0.01, 0.005, 0.001)),
+    *(f"a2a/white_square/1/{ratio}" for ratio in (0.05, 0.01, 0.005, 0.001)),
+    *(f"a2o/{trigger}+jpeg{quality}" for trigger in ("white_square", "green_square") for quality in (95, 85, 75)),
+    *(f"a2o/{trigger}+place" for trigger in ("white_square", "white_grid")),
+    *(f"a2o/white_square+{word}" for word in ("imbalance100", "classes2", "grey")),
+    *(f"clean+{word}" for word in ("jpeg75", "imbalance100", "classes2", "grey")),
+)
+
+GROUPS: dict[str, tuple[Cell, ...]] = {
+    "table1": _TABLE_1,
+    "table2": _TABLE_2,
+    "table3": _TABLE_3,
+    "table4": _TABLE_4,
+    "paper": (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4),
+    "clean": (Cell.parse("clean"),),
+    "extra": tuple(map(Cell.parse, _EXTRA)),
+}
+"""`paper` is one data set's half of the paper's 80 cells."""
+
+ALL = tuple(dict.fromkeys(cell for cells in GROUPS.values() for cell in cells))
+
+
+def expand(texts: Iterable[str]) -> list[Cell]:
+    """Return the cells that names of groups, patterns and names of cells stand for, each once, in the order given.
+
+    Args:
+        texts: `table1`, a pattern over the names of all grouped cells such as `a2a/*/0.1/*`, or `Cell.parse`'s text.
+
+    Raises:
+        ValueError: if a text names no cell, or a pattern matches none.
+    """
+    found: list[Cell] = []
+    for text in texts:
+        if any(mark in text for mark in "*?["):
+            matching = [cell for cell in ALL if fnmatchcase(cell.name, text)]
+            if not matching:
+                raise ValueError(f"no cell matches {text!r}; names look like {ALL[0].name} and {ALL[-1].name}")
+            found += matching
+        else:
+            found += GROUPS[text] if text in GROUPS else (_parse(text),)
+    return list(dict.fromkeys(found))
+
+
+def _parse(text: str) -> Cell:
+    try:
+        return Cell.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or one of the groups {', '.join(GROUPS)}") from error

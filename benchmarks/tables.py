@@ -1,0 +1,230 @@
+"""Print the paper's tables with ours beside the published figures, from the records of the bench.
+
+    python -m benchmarks.tables results/cifar10.jsonl results/ceiling.jsonl --published RESULTS.csv \
+        --write benchmarks/README.md --plot benchmarks/results/f1.svg
+
+Means are over seeds, "±" is the sample standard deviation over seeds, as in the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.cells import Cell
+from benchmarks.figures import CEILING, FLAG_EVERYTHING, Figures, Spread, data_name, methods_in, published_column
+from benchmarks.groups import BLENDED, GROUPS
+from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
+from benchmarks.records import Record, read_records
+
+BEGIN, END = "<!-- detection tables: written by benchmarks.tables -->", "<!-- end of the detection tables -->"
+_PAPER_ROWS = {
+    "table 1": GROUPS["table1"],
+    "table 2": GROUPS["table2"],
+    **{
+        f"table {number}, blend {blend:g}": tuple(
+            cell for cell in GROUPS[f"table{number}"] if cell.blend_factor == blend
+        )
+        for number in (3, 4)
+        for blend in sorted(BLENDED)
+    },
+    "table 3": GROUPS["table3"],
+    "table 4": GROUPS["table4"],
+    "all of this set": GROUPS["paper"],
+}
+"""The rows of averages in the paper's tables; its tables 1 and 2 give single cells too, which stand further down."""
+
+
+def main() -> None:
+    """Print or write the tables that the command line asks for."""
+    parser = _parser()
+    args = parser.parse_args()
+    try:
+        records = read_records(args.records)
+        published = load_published(args.published) if args.published else {}
+        text = all_tables(records, published)
+        if args.plot:
+            from benchmarks.plot import draw
+
+            draw(records, published, args.plot)
+        if args.write:
+            args.write.write_text(with_tables(args.write.read_text(), text))
+        else:
+            print(text)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def all_tables(records: Sequence[Record], published: Published) -> str:
+    """Return all tables as Markdown, each under its heading; those without a figure are left out."""
+    figures = Figures.gather(records, published)
+    parts = [
+        ("Averages over the paper's cells", averages(records, figures)),
+        ("F1 (%) per cell", f1_per_cell(records, figures)),
+        ("Clean data", clean_table(records)),
+        ("Errors and cost per cell", details(records)),
+    ]
+    body = "\n\n".join(f"### {title}\n\n{table}" for title, table in parts if table)
+    return f"{body}\n\n{provenance(records)}"
+
+
+def averages(records: Sequence[Record], figures: Figures) -> str:
+    """Return the averages of each of the paper's tables and of all cells, per method, over the cells that are there.
+
+    The other columns average the same cells, so that a row compares like with like.
+    """
+    rows = []
+    names = sorted({data_name(record) for record in records})
+    for method in methods_in(records):
+        for data in names:
+            for title, cells in _PAPER_ROWS.items():
+                pairs = _there([(data, cell) for cell in cells], method, figures)
+                rows += _average(f"{data}, {title}", method, pairs, len(cells), figures)
+        pairs = _there([(data, cell) for data in PAPERS_DATA for cell in GROUPS["paper"]], method, figures)
+        rows += _average("all cells of both sets", method, pairs, len(PAPERS_DATA) * len(GROUPS["paper"]), figures)
+    return _markdown(("cells of", "method", "measured", "F1 %", "published %", CEILING, FLAG_EVERYTHING), rows)
+
+
+def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
+    """Return F1 by cell and method, published figures and reference lines beside them."""
+    places = sorted({(data_name(record), record["cell"]) for record in records})
+    pairs = [(data, cell) for data, name in places if (cell := Cell.parse(name)).mode != "clean"]
+    pairs.sort(key=lambda pair: (pair[0], *_order(pair[1])))
+    columns = [*methods_in(records), *(published_column(name) for name in dict.fromkeys(COUNTERPARTS.values()))]
+    columns = [column for column in columns if any(figures.spread(*pair, column).values for pair in pairs)]
+    columns += [CEILING, FLAG_EVERYTHING]
+    rows = [
+        (data, cell.name, *(_with_count(figures.spread(data, cell, column), column) for column in columns))
+        for data, cell in pairs
+    ]
+    return _markdown(("data", "cell", *columns), rows)
+
+
+def clean_table(records: Iterable[Record]) -> str:
+    """Return for clean data: in how many runs there was any alarm, and which share of the samples was flagged."""
+    rows = []
+    for (data, cell, method), group in _grouped(records, clean=True).items():
+        alarms = sum(has_alarm(record) for record in group)
+        shares = [record["false_positive_rate"] for record in group]
+        rows.append(
+            (
+                *(data, cell, method, str(len(group)), f"{alarms} ({100 * alarms / len(group):.0f} %)"),
+                *(f"{mean(shares):.3f}", f"{max(shares):.3f}"),
+            )
+        )
+    return _markdown(("data", "cell", "method", "runs", "with an alarm", "flagged %", "flagged %, worst run"), rows)
+
+
+def details(records: Iterable[Record]) -> str:
+    """Return what else was scored: precision, recall, false flags, classes, memory and time, per cell and method."""
+    rows = []
+    for (data, cell, method), group in _grouped(records, clean=False).items():
+        if method == CEILING:
+            continue
+        right, wrong, attacked = (
+            sum(record[f"classes_{kind}"] for record in group) for kind in ("right", "wrong", "attacked")
+        )
+        rows.append(
+            (
+                *(data, cell, method, ", ".join(str(record["seed"]) for record in group)),
+                *(str(_spread(group, name)) for name in ("precision", "recall", "false_positive_rate")),
+                *(f"{right} of {attacked}", str(wrong)),
+                *(f"{mean(record['seconds']['total'] for record in group):.0f}", _peak(group)),
+            )
+        )
+    names = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused", "s", "peak MB")
+    return _markdown(("data", "cell", "method", "seeds", *names), rows)
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Return a sentence on how many runs there are, and which machines, versions and commits made them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for name in ("device", "machine", "torch", "commit"):
+            found[name].add(str(record["environment"][name]))
+    told = "; ".join(f"{name}: {', '.join(sorted(values))}" for name, values in found.items())
+    return f"{len(records)} runs ({told})." if records else "No runs yet."
+
+
+def has_alarm(record: Record) -> bool:
+    """Return whether a run flagged a sample or accused a class; older records do not say it themselves."""
+    counts = ("classes_right", "classes_wrong", "false_positives")
+    return bool(record.get("alarm", any(record[name] for name in counts) or record["recall"] > 0))
+
+
+def with_tables(document: str, tables: str) -> str:
+    """Return a document with the tables between its two markers.
+
+    Raises:
+        ValueError: if the markers do not stand in it, once each and in order.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if document.count(BEGIN) != 1 or len(pattern.findall(document)) != 1:
+        raise ValueError(f"expected the lines {BEGIN!r} and {END!r} once each; put them where the tables belong")
+    return pattern.sub(lambda _: f"{BEGIN}\n{tables}\n{END}", document)
+
+
+def _there(pairs: Sequence[tuple[str, Cell]], method: str, figures: Figures) -> list[tuple[str, Cell]]:
+    return [pair for pair in pairs if figures.spread(*pair, method).values]
+
+
+def _average(
+    title: str, method: str, pairs: Sequence[tuple[str, Cell]], count: int, figures: Figures
+) -> list[tuple[str, ...]]:
+    if not pairs:
+        return []
+    published = published_column(COUNTERPARTS.get(method, method))
+    columns = (method, published, CEILING, FLAG_EVERYTHING)
+    return [(title, method, f"{len(pairs)} of {count}", *(str(figures.average(pairs, name)) for name in columns))]
+
+
+def _with_count(spread: Spread, column: str) -> str:
+    """Return the figure with the number of its seeds, which only ours can lack."""
+    is_measured = bool(spread.values) and not column.startswith("published") and column != FLAG_EVERYTHING
+    return f"{spread} ({len(spread.values)})" if is_measured else str(spread)
+
+
+def _grouped(records: Iterable[Record], *, clean: bool) -> dict[tuple[str, str, str], list[Record]]:
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        if (Cell.parse(record["cell"]).mode == "clean") == clean:
+            groups[data_name(record), record["cell"], record["method"]].append(record)
+    order = sorted(groups, key=lambda key: (key[0], *_order(Cell.parse(key[1])), key[2]))
+    return {key: sorted(groups[key], key=lambda record: int(record["seed"])) for key in order}
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    return -ord(cell.mode[-1]), -cell.ratio, cell.variation.name, -cell.blend_factor, cell.trigger
+
+
+def _spread(group: Iterable[Record], name: str) -> Spread:
+    return Spread(tuple(record[name] for record in group))
+
+
+def _peak(group: Iterable[Record]) -> str:
+    peaks: list[int] = [record.get("peak_gpu_memory_mb") or record["peak_memory_mb"] for record in group]
+    return str(max(peaks))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, nargs="+", help="files of benchmarks.detection and benchmarks.ceiling")
+    parser.add_argument("--published", type=Path, help="CSV of the paper's runs, for columns beside ours")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the two markers, to write the tables into")
+    parser.add_argument("--plot", type=Path, help="FILE.svg or .png: F1 against the blend factor per trigger")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

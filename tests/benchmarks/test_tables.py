@@ -1,0 +1,152 @@
+"""What the tables say is what the records say, counted again by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.figures import Figures
+from benchmarks.groups import GROUPS
+from benchmarks.records import append_record
+from benchmarks.tables import BEGIN, END, all_tables, averages, clean_table, details, f1_per_cell, with_tables
+
+SQUARE = "a2o/white_square/1/0.1"
+PUBLISHED = {("cifar10", SQUARE, "VBD"): {0: 97.0, 1: 98.0}, ("cifar10", SQUARE, "ABL"): {0: 84.0}}
+
+
+def run(cell: str = SQUARE, seed: int = 0, method: str = "default", **changes: Any) -> dict[str, Any]:
+    head = {"data": "cifar10", "limit": None, "cell": cell, "seed": seed, "method": method}
+    scores = {"f1": 90.0, "precision": 80.0, "recall": 100.0, "false_positives": 4, "false_positive_rate": 0.5}
+    classes = {"classes_right": 1, "classes_wrong": 0, "classes_attacked": 1}
+    machine = {"device": "cpu", "machine": "x, 1 threads", "torch": "2", "commit": "abc"}
+    cost = {"seconds": {"total": 60.4}, "peak_memory_mb": 700, "environment": machine}
+    return head | scores | classes | cost | changes
+
+
+def clean(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    nothing = {"f1": 0.0, "precision": 0.0, "recall": 0.0, "false_positives": 0, "false_positive_rate": 0.0}
+    return run("clean", seed, **nothing, classes_right=0, classes_attacked=0) | changes
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    head, rule, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    assert len(head) == len(rule)
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def test_a_cell_has_one_row_with_mean_spread_and_number_of_seeds() -> None:
+    f1 = [90.0, 97.5, 99.0]
+    records = [run(seed=seed, f1=value) for seed, value in enumerate(f1)] + [run(method="paper", f1=97.0)]
+    (row,) = rows(f1_per_cell(records, Figures.gather(records, PUBLISHED)))
+    assert row["default"] == f"{mean(f1):.2f} ± {stdev(f1):.2f} (3)"
+    assert row["paper"] == "97.00 (1)"
+    assert row["published VBD"] == f"97.50 ± {stdev([97, 98]):.2f}"
+    assert row["published ABL"] == "84.00"
+    assert "published AGPD" not in row
+    assert row["flag everything"] == "18.18"
+
+
+def test_reference_lines_follow_the_cell() -> None:
+    low = "a2o/white_square/0.1/0.01"
+    records = [run(low), run(low, method="ceiling", f1=55.0)]
+    (row,) = rows(f1_per_cell(records, Figures.gather(records, {})))
+    assert row["flag everything"] == f"{100 * 2 * 0.01 / 1.01:.2f}"
+    assert row["ceiling"] == "55.00 (1)"
+
+
+def test_averages_compare_the_same_cells_and_say_how_many_there_are() -> None:
+    grid = "a2o/white_grid/1/0.1"
+    published = PUBLISHED | {("cifar10", grid, "VBD"): {0: 99.0, 1: 100.0}, ("cifar10", "a2o/x/1/0.1", "VBD"): {0: 1.0}}
+    records = [run(seed=seed, f1=90.0 + seed) for seed in range(2)]
+    records += [run(grid, seed, f1=80.0 + seed) for seed in range(2)]
+    by_title = {row["cells of"]: row for row in rows(averages(records, Figures.gather(records, published)))}
+    table = by_title["cifar10, table 1"]
+    assert (table["measured"], table["F1 %"]) == ("2 of 6", f"85.50 ± {stdev([85, 86]):.2f}")
+    assert table["published %"] == f"98.50 ± {stdev([98, 99]):.2f}"
+    assert by_title["cifar10, all of this set"]["measured"] == "2 of 40"
+    assert by_title["all cells of both sets"]["measured"] == "2 of 80"
+    assert "cifar10, table 2" not in by_title
+
+
+def test_an_average_over_unequal_seeds_has_no_spread() -> None:
+    records = [run(f1=90.0), run("a2o/white_grid/1/0.1", 1, f1=80.0), run("a2o/white_grid/1/0.1", 2, f1=84.0)]
+    row = rows(averages(records, Figures.gather(records, {})))[0]
+    assert row["F1 %"] == "86.00"
+
+
+def test_a_reference_is_left_out_of_an_average_that_it_does_not_wholly_cover() -> None:
+    records = [run(), run("a2o/white_grid/1/0.1"), run(method="ceiling", f1=95.0)]
+    row = rows(averages(records, Figures.gather(records, PUBLISHED)))[0]
+    assert (row["ceiling"], row["published %"]) == ("", "")
+
+
+def test_data_cut_short_stand_apart_from_the_whole() -> None:
+    records = [run(), run(limit=5000, f1=50.0)]
+    figures = Figures.gather(records, PUBLISHED)
+    whole, part = rows(f1_per_cell(records, figures))
+    assert (whole["data"], part["data"]) == ("cifar10", "cifar10[:5000]")
+    assert (whole["default"], part["default"], part["published VBD"]) == ("90.00 (1)", "50.00 (1)", "")
+    assert "all cells of both sets" in averages(records, figures)
+    assert "all cells of both sets" not in averages(records[1:], Figures.gather(records[1:], {}))
+
+
+def test_the_clean_table_counts_alarms() -> None:
+    flagged = clean(1, false_positives=5, false_positive_rate=0.01, classes_wrong=1)
+    (row,) = rows(clean_table([clean(), flagged, clean(2), clean(3, alarm=True), run()]))
+    assert (row["runs"], row["with an alarm"], row["flagged %, worst run"]) == ("4", "2 (50 %)", "0.010")
+
+
+def test_details_add_up_the_classes_and_leave_clean_runs_and_ceilings_out() -> None:
+    records = [run(seed=1, classes_wrong=2), run(), clean(), run(method="ceiling")]
+    (row,) = rows(details(records))
+    assert (row["seeds"], row["classes found"], row["innocent classes accused"]) == ("0, 1", "2 of 2", "2")
+
+
+def test_tables_go_between_the_markers_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, document = tmp_path / "r.jsonl", tmp_path / "doc.md"
+    append_record(records, run())
+    document.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nText.\n")
+    monkeypatch.setattr(sys, "argv", ["tables", str(records), "--write", str(document)])
+    tables.main()
+    once = document.read_text()
+    assert once == f"# Title\n\n{BEGIN}\n{all_tables([run()], {})}\n{END}\n\nText.\n"
+    tables.main()
+    assert document.read_text() == once
+
+
+@pytest.mark.parametrize("document", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_a_document_without_its_markers_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        with_tables(document, "| x |")
+
+
+def test_a_missing_file_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tables", str(tmp_path / "none.jsonl")])
+    with pytest.raises(SystemExit):
+        tables.main()
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_published_averages_are_those_of_the_paper(test_data: Path) -> None:
+    from benchmarks.published import load_published
+
+    path = test_data / "paper" / "official-results-per-seed.csv"
+    if not path.exists():
+        pytest.skip("the published runs do not lie beside the test data")
+    published = load_published(path)
+    figures = Figures.gather([], published)
+    for group, data, expected in [
+        ("table1", "cifar10", "99.30 ± 0.10"),
+        ("table2", "tiny-imagenet-100", "66.50 ± 1.91"),
+        ("paper", "cifar10", "89.58 ± 0.54"),
+        ("paper", "tiny-imagenet-100", "67.89 ± 1.64"),
+    ]:
+        pairs = [(data, cell) for cell in GROUPS[group]]
+        assert str(figures.average(pairs, "published VBD")) == expected
