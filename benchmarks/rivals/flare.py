@@ -96,6 +96,8 @@ def embed(densities: NDArray[np.floating], settings: Settings) -> NDArray[np.flo
     with warnings.catch_warnings():
         # A seed costs the parallel walk, which is meant: results must not depend on the threads.
         warnings.filterwarnings("ignore", message="n_jobs value", category=UserWarning)
+        # Poison that shares no neighbour with the rest is what the method hopes for.
+        warnings.filterwarnings("ignore", message="Graph is not fully connected", category=UserWarning)
         reducer = umap.UMAP(
             n_neighbors=neighbours, min_dist=0.0, n_components=2, random_state=settings.embedding_seed, n_jobs=1
         )

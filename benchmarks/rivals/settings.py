@@ -19,7 +19,7 @@ class Fitting:
 
     epochs: int
     batch_size: int
-    lr: float = 0.01
+    lr: float
     momentum: float = 0.9
     weight_decay: float
     nesterov: bool
@@ -32,7 +32,7 @@ class NetworkSettings:
     """What a user may change about the networks; None means as published for the size of the images.
 
     Raises:
-        ConfigError: if a value is below 1.
+        ConfigError: if the rate is not above 0, or another value is below 1.
     """
 
     width: int = 64
@@ -43,8 +43,12 @@ class NetworkSettings:
     """20 for images up to 32 pixels, else 40."""
     batch_size: int | None = None
     """128 (ABL: 256) for images up to 32 pixels, else 64 (ABL: 256)."""
+    lr: float = 0.01
+    """Of both trainings; fewer epochs want a higher one."""
 
     def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be above 0, got {self.lr}")
         for name in ("width", "victim_epochs", "abl_epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -56,6 +60,7 @@ class NetworkSettings:
         return Fitting(
             epochs=self.victim_epochs or (100 if is_small else 200),
             batch_size=self.batch_size or (128 if is_small else 64),
+            lr=self.lr,
             weight_decay=5e-4,
             nesterov=False,
             augment=True,
@@ -67,6 +72,7 @@ class NetworkSettings:
         return Fitting(
             epochs=self.abl_epochs or (20 if side <= _SMALL_SIDE else 40),
             batch_size=self.batch_size or 256,
+            lr=self.lr,
             weight_decay=1e-4,
             nesterov=True,
             augment=False,
