@@ -12,6 +12,7 @@ left out, and the status is 1 in the end. The truth serves for scoring only.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from benchmarks.cells import Cell
 from benchmarks.data import make_trial
@@ -19,7 +20,7 @@ from benchmarks.machine import environment, forget_peak, peak_memory
 from benchmarks.methods import Method
 from benchmarks.plan import Plan, carry_out, make_parser, make_plan
 from benchmarks.records import Record
-from benchmarks.roster import choose
+from benchmarks.roster import RivalOptions, choose
 from benchmarks.scales import SCALES, Scale
 from benchmarks.scoring import score
 
@@ -30,10 +31,14 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = make_parser(__doc__)
     parser.add_argument("--methods", nargs="+", help="default, paper, a rival's name, or rivals for all of them")
+    parser.add_argument(
+        "--rival-settings", nargs="+", default=[], help="such as width=16 victim_epochs=10 abl_epochs=5"
+    )
+    parser.add_argument("--victims", type=Path, help="where the rivals' trained models are kept between runs")
     args = parser.parse_args()
     scale = SCALES.get(args.scale, _DEFAULT)
     try:
-        methods = {method.name: method for method in choose(args.methods or scale.methods)}
+        methods = choose(args.methods or scale.methods, RivalOptions.parse(args.rival_settings, args.victims))
         plan = make_plan(args, scale)
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -20,6 +20,7 @@ from benchmarks.figures import CEILING, FLAG_EVERYTHING, Figures, Spread, data_n
 from benchmarks.groups import BLENDED, GROUPS
 from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
 from benchmarks.records import Record, read_records
+from benchmarks.roster import plain_name
 
 BEGIN, END = "<!-- detection tables: written by benchmarks.tables -->", "<!-- end of the detection tables -->"
 _PAPER_ROWS = {
@@ -177,7 +178,7 @@ def _average(
 ) -> list[tuple[str, ...]]:
     if not pairs:
         return []
-    published = published_column(COUNTERPARTS.get(method, method))
+    published = published_column(COUNTERPARTS.get(plain_name(method), method))
     columns = (method, published, CEILING, FLAG_EVERYTHING)
     return [(title, method, f"{len(pairs)} of {count}", *(str(figures.average(pairs, name)) for name in columns))]
 

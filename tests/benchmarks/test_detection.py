@@ -64,7 +64,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def with_methods(monkeypatch: pytest.MonkeyPatch, *methods: Recorder) -> None:
-    monkeypatch.setattr(detection, "choose", lambda _: list(methods))
+    monkeypatch.setattr(detection, "choose", lambda *_: {method.name: method for method in methods})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -143,6 +143,23 @@ def test_parts_share_the_runs_out_among_them(folder: Path, tmp_path: Path, monke
     assert len(found) == len(set(found)) == 8
 
 
+def test_a_rival_runs_with_settings_that_stand_behind_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "results.jsonl"
+    small = ("--rival-settings", "width=4", "victim_epochs=1", "--limit", 200, "--device", "cpu")
+    methods = ("activation_clustering", "scan", "spectral")
+    command_line(
+        monkeypatch, "--data", folder, "--cells", "a2o/white_grid", "--methods", *methods, *small, "--out", out
+    )
+    records = read(out)
+    assert [record["method"] for record in records] == [f"{name}@victim_epochs=1,width=4" for name in methods]
+    assert [record["clean_samples_from"] for record in records] == [None, "test", None]
+    for record in records:
+        assert record["settings"]
+        assert 0 <= record["f1"] <= 100
+
+
 def test_clean_cells_have_seeds_of_their_own(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_methods(monkeypatch, Recorder())
     out = tmp_path / "results.jsonl"
@@ -189,6 +206,8 @@ def test_an_interrupt_leaves_the_finished_runs_and_the_same_command_goes_on(
         (("--data", "demo", "--cells", "a2o/pentagram"), "pentagram"),
         (("--data", "demo", "--part", "3/2"), "i/N"),
         (("--data", "demo", "--device", "abacus"), "abacus"),
+        (("--data", "demo", "--methods", "guess"), "rivals for all"),
+        (("--data", "demo", "--rival-settings", "depth=3"), "victim_epochs"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(

@@ -10,19 +10,32 @@ import torch
 
 from benchmarks.methods import NEEDS, Task, Verdict
 from benchmarks.ours import OURS
-from benchmarks.roster import choose, rivals
+from benchmarks.rivals import METHODS
+from benchmarks.roster import RivalOptions, choose, plain_name
 from vbdguard.config import EnsembleConfig, MethodConfig
 
 
 def test_methods_are_chosen_by_name_each_once() -> None:
-    assert [method.name for method in choose(["paper", "default", "paper"])] == ["paper", "default"]
-    assert [method.name for method in choose(["default", "rivals"])] == ["default", *rivals()]
+    assert list(choose(["paper", "default", "paper"])) == ["paper", "default"]
+    assert list(choose(["default", "rivals"])) == ["default", *METHODS]
 
 
 def test_every_method_bears_the_name_it_is_asked_for_by_and_needs_what_there_is() -> None:
-    for name, method in {**OURS, **rivals()}.items():
+    for name, method in {**OURS, **METHODS}.items():
         assert method.name == name
         assert method.needs <= NEEDS
+
+
+def test_changed_settings_stand_behind_the_rivals_names_and_only_there() -> None:
+    options = RivalOptions.parse(["width=16", "lr=0.05", "abl_epochs=5"])
+    assert list(choose(["abl", "default"], options)) == ["abl@abl_epochs=5,lr=0.05,width=16", "default"]
+    assert plain_name("abl@abl_epochs=5") == plain_name("abl") == "abl"
+
+
+@pytest.mark.parametrize("text", ["width", "depth=3", "width=x", "width=1.5"])
+def test_settings_that_there_are_not_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"NAME=NUMBER|invalid literal"):
+        RivalOptions.parse([text])
 
 
 def test_a_name_that_nobody_bears_is_refused_with_those_there_are() -> None:
