@@ -1,6 +1,6 @@
 """Measure detection on the cells of the paper's tables and beyond, one JSON line per run; resumable.
 
-    python -m benchmarks.detection --data DIR --triggers DIR --cells table1 'a2a/*/0.1/*' clean a2o/white_grid+jpeg75 \
+    python -m benchmarks.detection --data DIR --triggers DIR --cells table1 'a2a/*/0.1/*' clean a2o/white_grid+jpeg75 \\
         --methods default paper abl --seeds 0 1 2 --out results/cifar10.jsonl
     python -m benchmarks.detection --data demo --scale smoke
     python -m benchmarks.tables results/cifar10.jsonl

@@ -1,6 +1,6 @@
 """Print the paper's tables with ours beside the published figures, from the records of the bench.
 
-    python -m benchmarks.tables results/cifar10.jsonl results/ceiling.jsonl --published RESULTS.csv \
+    python -m benchmarks.tables results/cifar10.jsonl results/ceiling.jsonl --published RESULTS.csv \\
         --write benchmarks/README.md --plot benchmarks/results/f1.svg
 
 Means are over seeds, "±" is the sample standard deviation over seeds, as in the paper.

@@ -132,6 +132,20 @@ def test_methods_get_what_they_need_and_nothing_else(
     np.testing.assert_array_equal(task.images, modest.tasks[0].images)
 
 
+@pytest.mark.usefixtures("quick")
+def test_cells_that_the_paper_lacks_go_through_a_scan(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = ("a2o/white_square/1/0.05+classes2", "a2o/white_grid+jpeg75+place", "a2a/white_square/0.5/0.3+grey")
+    out = tmp_path / "results.jsonl"
+    options = ("--cells", *cells, "clean+imbalance100", "--seeds", 3, "--out", out, "--device", "cpu")
+    command_line(monkeypatch, "--data", folder, *options)
+    records = read(out)
+    assert [(record["samples"], record["poisoned"]) for record in records[:3]] == [(80, 4), (400, 40), (400, 120)]
+    assert [record["classes_attacked"] for record in records] == [1, 1, 10, 0]
+    assert 40 < records[3]["samples"] < 400
+
+
 def test_parts_share_the_runs_out_among_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_methods(monkeypatch, Recorder(), Recorder("other"))
     found = []
