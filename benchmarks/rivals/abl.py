@@ -6,7 +6,8 @@ samples of the lowest loss are called poisoned. Unlearning, the paper's second s
 Settings: PreAct-ResNet18, 20 epochs (40 on larger images), SGD with Nesterov momentum, no augmentation, flooding at
 0.5 on the mean of a batch, the lowest share flagged. Departures from the paper: flooding |L - b| + b in place of
 sign(L - b) L, and the true share of poison in place of 1 %, both as in the comparison that is to be met.
-The method is told the share of poison and flags exactly that many: on clean data it raises an alarm by construction.
+The method flags exactly the share that it is told: told more than 0 on clean data, it raises an alarm by construction,
+and told 0 it cannot, so a clean row says something only of a share that a user without the truth would give.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Algorithm 1: for each class, centre the penultimate representations, take the top right singular vector, score each
 sample by its squared projection, and remove the 1.5 epsilon n highest scores of every class.
 
-Epsilon is the share of poison that the method is told. The quota is fixed: whatever the data, every class loses it,
-so clean data raise an alarm by construction, and where one class holds all the poison most of it stays.
+Epsilon is the share of poison that the method is told. The quota is fixed: whatever the data, every class loses it.
+Told more than 0 on clean data, it raises an alarm by construction; where one class holds all the poison, most stays.
 """
 
 from __future__ import annotations
