@@ -1,9 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and nothing else; everything goes into $(VENV).
-# Another Python: make demo PYTHON=python3.12; more processes for the tests: make test WORKERS=8
+# Another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -20,7 +19,7 @@ demo: $(INSTALLED) ## the whole story on a small set of natural images, offline
 	$(BIN)/vbdguard demo
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest
 
 check: format-check lint types test ## what CI runs: format, lint, types, tests
 
