@@ -86,9 +86,13 @@ def make_trial(cell: Cell, data: Data, triggers: dict[str, Trigger], seed: int, 
         n_classes=n_classes,
         clean_images=cell.variation.finish(clean.images[chosen]) if clean else None,
         clean_labels=clean.labels[chosen] if clean else None,
-        ratio=float(poisoned.is_poisoned.mean()) if "ratio" in needs else None,
+        ratio=(float(poisoned.is_poisoned.mean()) or _SUPPOSED_RATIO) if "ratio" in needs else None,
     )
     return Trial(task, poisoned.is_poisoned, clean.source if clean else None)
+
+
+_SUPPOSED_RATIO = 0.1
+"""What a method that must be told the share of poison is told of clean data: whoever scans those does not know it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -62,6 +62,10 @@ def test_the_share_of_poison_is_the_true_one(data: Data) -> None:
     assert make_trial(Cell.parse("a2o/white_square/1/0.25"), data, {}, 0, NEEDS).task.ratio == pytest.approx(0.25)
 
 
+def test_of_clean_data_a_method_is_told_what_its_user_would_suppose(data: Data) -> None:
+    assert make_trial(Cell.parse("clean"), data, {}, 0, NEEDS).task.ratio == 0.1
+
+
 def test_too_few_clean_samples_are_an_error() -> None:
     few = Data("few", np.zeros((12, 16, 16, 3), np.uint8), np.arange(12) % 2)
     with pytest.raises(ValueError, match="10 clean samples of class 0, there are 6"):
