@@ -80,7 +80,44 @@ def test_a_second_save_replaces_the_first_and_leaves_no_other_file(cache: Cache,
     loaded = cache.load_report(KEY)
     assert loaded is not None
     assert loaded.seed == 7
-    assert [path.name for path in (cache.directory / "reports").iterdir()] == [f"{KEY}.json"]
+    assert [path.name for path in (cache.directory / "reports").iterdir()] == [f"{KEY}.cpu.json"]
+
+
+def test_reports_of_two_kinds_of_device_stand_side_by_side(cache: Cache, report: ScanReport) -> None:
+    on_gpu = replace(report, device="cuda")
+    cache.save_report(KEY, report)
+    cache.save_report(KEY, on_gpu)
+    assert [cache.load_report(KEY, kind) for kind in ("cpu", "cuda", "mps")] == [report, on_gpu, None]
+
+
+def test_where_any_kind_of_device_will_do_the_newest_report_is_taken(cache: Cache, report: ScanReport) -> None:
+    for kind, days in (("cpu", 2), ("cuda", 3), ("mps", 4)):
+        cache.save_report(KEY, replace(report, device=kind))
+        age(cache.directory / "reports" / f"{KEY}.{kind}.json", days)
+    assert cache.load_report(KEY) == report
+    cache.save_report(KEY, replace(report, device="cuda"))
+    assert cache.load_report(KEY) == replace(report, device="cuda")
+
+
+def test_where_the_newest_report_is_damaged_an_older_one_answers(
+    cache: Cache, report: ScanReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.save_report(KEY, replace(report, device="cuda"))
+    age(cache.directory / "reports" / f"{KEY}.cuda.json", 1)
+    cache.save_report(KEY, report)
+    (cache.directory / "reports" / f"{KEY}.cpu.json").write_text("{")
+    assert cache.load_report(KEY) == replace(report, device="cuda")
+    assert len(caplog.records) == 1
+
+
+def test_a_report_renamed_to_another_kind_of_device_is_not_believed(
+    cache: Cache, report: ScanReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.save_report(KEY, report)
+    entries = cache.directory / "reports"
+    (entries / f"{KEY}.cpu.json").rename(entries / f"{KEY}.cuda.json")
+    assert cache.load_report(KEY, "cuda") is None
+    assert "computed on 'cpu'" in caplog.text
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -106,7 +143,7 @@ def test_a_damaged_entry_is_one_warning_and_a_rescan(
     damage: Any, cache: Cache, report: ScanReport, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.save_report(KEY, report)
-    path = cache.directory / "reports" / f"{KEY}.json"
+    path = cache.directory / "reports" / f"{KEY}.cpu.json"
     damage(path)
     assert cache.load_report(KEY) is None
     (record,) = caplog.records
@@ -122,7 +159,7 @@ def test_an_entry_renamed_to_another_key_is_not_believed(
 ) -> None:
     cache.save_report(KEY, report)
     entries = cache.directory / "reports"
-    (entries / f"{KEY}.json").rename(entries / f"{'b' * 64}.json")
+    (entries / f"{KEY}.cpu.json").rename(entries / f"{'b' * 64}.cpu.json")
     assert cache.load_report("b" * 64) is None
     assert "checksum" in caplog.text
 
@@ -135,7 +172,7 @@ def test_an_entry_of_a_contradictory_report_is_not_believed_even_with_its_checks
     body = {**report.to_dict(), "verdict": "clean"}
     cache.prepare()
     entry = {"checksum": _checksum({"key": KEY, "report": body}), "report": body}
-    (cache.directory / "reports" / f"{KEY}.json").write_text(json.dumps(entry))
+    (cache.directory / "reports" / f"{KEY}.cpu.json").write_text(json.dumps(entry))
     assert cache.load_report(KEY) is None
     assert "verdict" in caplog.text
 
@@ -144,7 +181,6 @@ PARTS: dict[str, Any] = {
     "dataset_digest": DIGEST,
     "settings": {"preset": "default", "method": {"models": 5}},
     "seed": 0,
-    "device": "cpu",
     "version": "0.1.0",
 }
 
@@ -160,7 +196,6 @@ def test_the_key_ignores_the_order_of_settings() -> None:
         {"dataset_digest": "f" * 64},
         {"settings": {"preset": "default", "method": {"models": 6}}},
         {"seed": 1},
-        {"device": "cuda"},
         {"version": "0.1.1"},
     ],
     ids=lambda change: next(iter(change)),
@@ -185,7 +220,7 @@ def test_info_counts_what_lies_there(cache: Cache, report: ScanReport) -> None:
     add_segment(cache, "s2", 500)
     info = cache.info()
     assert (info.reports, info.segments, info.segment_bytes) == (1, 2, 1500)
-    assert info.report_bytes == (cache.directory / "reports" / f"{KEY}.json").stat().st_size
+    assert info.report_bytes == (cache.directory / "reports" / f"{KEY}.cpu.json").stat().st_size
     assert info.oldest is not None
     assert info.newest is not None
     assert timedelta(days=2.9) < info.newest - info.oldest < timedelta(days=3.1)

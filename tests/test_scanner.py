@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from vbdguard.attacks.poison import Poisoned, poison_arrays
+from vbdguard.cache import Cache
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import (
     AttackCheckConfig,
@@ -183,6 +184,26 @@ def test_a_second_scan_takes_the_cached_report_and_trains_nothing(
     assert (first.from_cache, second.from_cache) == (False, True)
     assert timeless(first) == timeless(second)
     assert list(second.timings) == ["ingest", "total"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_taken"), [("cpu", "auto", True), ("cuda", "auto", True), ("cuda", "cpu", False)]
+)
+def test_auto_takes_the_report_of_any_device_and_a_named_device_its_own_only(
+    write: Write, tmp_path: Path, request: pytest.FixtureRequest, first: str, second: str, is_taken: bool
+) -> None:
+    data = str(write())
+    report = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    [entry] = (tmp_path / "cache" / "reports").glob("*.json")
+    entry.unlink()
+    Cache(tmp_path / "cache").save_report(entry.name.split(".")[0], replace(report, device=first))
+    request.getfixturevalue("no_training")
+    if is_taken:
+        again = scan(data, replace(QUICK, device=second), cache_dir=tmp_path / "cache")
+        assert (again.from_cache, again.device) == (True, first)
+        return
+    with pytest.raises(AssertionError, match="trained"):
+        scan(data, replace(QUICK, device=second), cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("change", ["refresh", "seed", "method", "data", "cache"])

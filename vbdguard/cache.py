@@ -2,7 +2,9 @@
 
     <directory>/
     ├── CACHEDIR.TAG        tells backup tools to leave it out, and us that the directory is ours
-    ├── reports/<key>.json  one finished report; the key covers data, settings, seed, device and version
+    ├── reports/<key>.<device>.json
+    │                       one finished report; the key covers data, settings, seed and version, and the kind of
+    │                       device that computed it stands beside the key
     ├── segments/<key>/     decoded pixels of one shard (written by `vbdguard.ingest.store`)
     └── tables/<digest>     which digests pass, for guarded streams (written by `vbdguard.guards.digest_table`)
 
@@ -36,6 +38,8 @@ _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# vbdguard's cache: safe to remove, or run `vbdguard cache clear`.\n"
 )
 
+DEVICE_KINDS = ("cpu", "cuda", "mps")
+"""Whose reports are kept apart: the same on one kind of device, alike but for rounding on two."""
 _WRITING_TIME = timedelta(days=1)
 """How long what is written aside (its name starts with a dot) may still be in work."""
 
@@ -127,36 +131,54 @@ class Cache:
             raise self._unusable("no permission to write there")
 
     @staticmethod
-    def report_key(dataset_digest: str, settings: Mapping[str, Any], seed: int, device: str, version: str) -> str:
-        """Return the name of a report: hex BLAKE3 over everything that its findings depend on.
+    def report_key(dataset_digest: str, settings: Mapping[str, Any], seed: int, version: str) -> str:
+        """Return the name of a report: hex BLAKE3 over all that its findings depend on, less the rounding of devices.
 
         Args:
             dataset_digest: hex digest of the data.
             settings: JSON-ready, as `ScanConfig.result_settings` returns them; the order of keys does not matter.
             seed: seed of the scan.
-            device: the kind of device that computes, resolved ("cpu", "cuda"), never "auto".
             version: version of vbdguard.
         """
         parts = {
             "dataset": dataset_digest,
             "settings": dict(settings),
             "seed": seed,
-            "device": device,
             "version": version,
         }
         return _checksum(parts)
 
-    def load_report(self, key: str) -> ScanReport | None:
+    def load_report(self, key: str, device: str | None = None) -> ScanReport | None:
         """Return the report saved under `key`, with `from_cache` set, or None where there is none.
 
         A damaged or edited entry counts as none and is logged as one warning.
+
+        Args:
+            key: from `report_key`.
+            device: one of `DEVICE_KINDS`, the kind that must have computed it; None takes the newest of any kind.
         """
-        path = self._report_path(key)
+        kinds = self._kinds_by_age(key) if device is None else (device,)
+        reports = (self._read_report(key, kind) for kind in kinds)
+        return next((report for report in reports if report is not None), None)
+
+    def _kinds_by_age(self, key: str) -> list[str]:
+        """Return the kinds of device that have a report under `key`, the newest report's first."""
+        written: list[tuple[int, str]] = []
+        for kind in DEVICE_KINDS:
+            with contextlib.suppress(OSError):
+                written.append((self._report_path(key, kind).stat().st_mtime_ns, kind))
+        return [kind for _, kind in sorted(written, reverse=True)]
+
+    def _read_report(self, key: str, device: str) -> ScanReport | None:
+        path = self._report_path(key, device)
         try:
             entry = json.loads(path.read_bytes())
             if entry["checksum"] != _checksum({"key": key, "report": entry["report"]}):
                 raise ValueError("the checksum does not match")
-            return replace(ScanReport.from_dict(entry["report"]), from_cache=True)
+            report = ScanReport.from_dict(entry["report"])
+            if report.device != device:
+                raise ValueError(f"it was computed on {report.device!r}")
+            return replace(report, from_cache=True)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ReportError) as error:
@@ -164,7 +186,7 @@ class Cache:
             return None
 
     def save_report(self, key: str, report: ScanReport) -> None:
-        """Save a report under `key`.
+        """Save a report under `key` and the kind of device that computed it.
 
         Raises:
             CacheError: if the cache cannot be written to.
@@ -173,7 +195,7 @@ class Cache:
         body = report.to_dict()
         entry = {"checksum": _checksum({"key": key, "report": body}), "report": body}
         try:
-            write_atomically(self._report_path(key), json.dumps(entry, allow_nan=False))
+            write_atomically(self._report_path(key, report.device), json.dumps(entry, allow_nan=False))
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -274,8 +296,8 @@ class Cache:
     def _tag(self) -> Path:
         return self.directory / "CACHEDIR.TAG"
 
-    def _report_path(self, key: str) -> Path:
-        return self._reports / f"{key}.json"
+    def _report_path(self, key: str, device: str) -> Path:
+        return self._reports / f"{key}.{device}.json"
 
     def _is_ours(self) -> bool:
         try:

@@ -33,7 +33,6 @@ from vbdguard.report_building import build_report, renew_report
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from vbdguard.method.samples import Samples
@@ -62,7 +61,7 @@ def scan(
 
     Args:
         source: a path, pattern, folder or fsspec URL, a list of those, or a map-style Dataset of (image, label).
-        config: settings; None takes preset `default`.
+        config: settings; None takes preset `default`. With device `auto` a cached report of any kind of device will do.
         cache_dir: where reports and pixels are kept; None takes the user's cache directory.
         use_cache: whether to keep and use them; otherwise everything goes to a temporary directory.
         refresh: compute anew even where the cache holds the answer.
@@ -91,9 +90,7 @@ def scan_with_digests(
     config = config or ScanConfig()
     progress = progress or current_listener()
     start = time.perf_counter()
-    from vbdguard.method.device import resolve_device
-
-    device = resolve_device(config.device)
+    kind = _wanted_kind(config.device)
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
         ingested = ingest(
             source,
@@ -104,30 +101,40 @@ def scan_with_digests(
             progress=progress,
         )
         seconds = {"ingest": time.perf_counter() - start}
-        key = cache.report_key(ingested.dataset_digest, config.result_settings(), config.seed, device.type, __version__)
+        key = cache.report_key(ingested.dataset_digest, config.result_settings(), config.seed, __version__)
         # Processes of one job often scan the same data at the same time: one computes, the others take its report.
         with cache.computing(key):
-            report = None if refresh else cache.load_report(key)
+            report = None if refresh else cache.load_report(key, kind)
             if report is not None:
                 report = renew_report(report, ingested, seconds=seconds | {"total": time.perf_counter() - start})
             else:
-                report = _judge(ingested, config, device, seconds=seconds, start=start, progress=progress)
+                report = _judge(ingested, config, seconds=seconds, start=start, progress=progress)
                 cache.save_report(key, report)
         return Scanned(report, ingested.store.digests)
 
 
+def _wanted_kind(device: str) -> str | None:
+    """Return the kind of device whose report is wanted, None where that of any kind will do.
+
+    `auto` leaves the choice to us, and findings differ between devices by rounding only: a report that is there
+    answers it, whatever computed it, also after a GPU has come or gone. Nor does it need to load torch, which takes
+    longer than a cached scan. An accelerator that is named is looked for before anything is read.
+    """
+    if device in ("auto", "cpu"):
+        return None if device == "auto" else device
+    from vbdguard.method.device import resolve_device
+
+    return resolve_device(device).type
+
+
 def _judge(
-    ingested: Ingested,
-    config: ScanConfig,
-    device: torch.device,
-    *,
-    seconds: dict[str, float],
-    start: float,
-    progress: Progress,
+    ingested: Ingested, config: ScanConfig, *, seconds: dict[str, float], start: float, progress: Progress
 ) -> ScanReport:
     """Return the report of stages 1 to 6 on what was read."""
+    from vbdguard.method.device import resolve_device
     from vbdguard.method.pipeline import detect
 
+    device = resolve_device(config.device)
     _require_enough(ingested, config)
     detection = detect(_samples(ingested, str(device)), config.method, seed=config.seed, progress=progress)
     timings = seconds | detection.seconds | {"total": time.perf_counter() - start}
