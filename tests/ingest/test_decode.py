@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageFile
 
 from vbdguard.errors import ReadError
 from vbdguard.ingest import decode
-from vbdguard.ingest.decode import decode_image, image_size
+from vbdguard.ingest.decode import decode_image, decode_images, image_size
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
@@ -166,6 +167,28 @@ def test_a_decoded_array_is_the_callers_own() -> None:
 def test_arrays_that_are_no_image_are_refused(array: NDArray[np.uint8]) -> None:
     with pytest.raises(ReadError, match="undecodable"):
         decode_image(array)
+
+
+def test_a_batch_gives_each_image_its_pixels_or_its_error() -> None:
+    images = [saved(Image.fromarray(RGB)), b"text", RGB, saved(Image.fromarray(RGB))[:60], np.zeros(4, np.uint8)]
+    decoded = decode_images(images, (3, 3))
+    assert [one.reason if isinstance(one, ReadError) else one.shape for one in decoded] == [
+        (3, 3, 3),
+        "undecodable",
+        (3, 3, 3),
+        "truncated",
+        "undecodable",
+    ]
+    for index in (0, 2):
+        np.testing.assert_array_equal(decoded[index], decode_image(images[index], (3, 3)))  # type: ignore[arg-type]
+
+
+def test_what_a_process_tolerates_is_as_before_after_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    before = list(warnings.filters)
+    decode_images([saved(Image.fromarray(RGB)), b"text"])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert warnings.filters == before
 
 
 def reason(data: bytes) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from vbdguard.errors import CacheError, NothingToScanError, ReadError
 from vbdguard.ingest import shards as shard_pass
+from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import dataset_digest, sample_digest
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.sources.base import RawSample, Unreadable
@@ -40,13 +41,13 @@ def store_dir(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Return a list that grows by one for each image that is decoded in this process."""
     calls: list[object] = []
-    real = shard_pass.decode_image
+    real = shard_pass.decode_images
 
-    def counting(image: Any, size: Any = None) -> Any:
-        calls.append(size)
-        return real(image, size)
+    def counting(images: Any, size: Any = None) -> Any:
+        calls.extend(images)
+        return real(images, size)
 
-    monkeypatch.setattr(shard_pass, "decode_image", counting)
+    monkeypatch.setattr(shard_pass, "decode_images", counting)
     return calls
 
 
@@ -211,6 +212,21 @@ def test_unreadable_samples_are_named_and_the_rest_is_read(
     assert len(done.store) == 2
     assert (done.shards[0].samples, done.shards[0].status) == (2, "incomplete")
     assert ingest(store_dir.parent / "shard.tar", store_dir=store_dir).skipped == done.skipped
+
+
+def test_samples_and_what_stands_between_them_keep_their_places_over_many_batches(
+    write_tar: Callable[..., Path], encode: Encode, store_dir: Path
+) -> None:
+    kinds = {0: (b"text", 1), 1: (encode(0)[:40], 1), 2: (encode(1), "cat")}
+    samples = [(f"s{number}", *kinds.get(number % 7, (encode(number), number % 3))) for number in range(200)]
+    done = ingest(write_tar(samples), store_dir=store_dir, image_size=(8, 8))
+    assert len(done.skipped) == sum(number % 7 < 3 for number in range(200))
+    place = {key: index for index, key in enumerate(done.store.keys)}
+    for number in (number for number in range(200) if number % 7 > 2):
+        index = place[f"shard.tar/s{number}"]
+        assert done.store.labels[index] == number % 3
+        assert done.store.digests[index].tobytes() == sample_digest(encode(number), number % 3)
+        np.testing.assert_array_equal(done.store.gather([index])[0], decode_image(encode(number), (8, 8)))
 
 
 def test_every_skipped_entry_changes_the_dataset_digest(

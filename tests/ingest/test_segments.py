@@ -51,6 +51,14 @@ def test_what_was_written_is_read_back(tmp_path: Path, count: int) -> None:
     np.testing.assert_array_equal(segment.digests[:, 7], np.arange(count) % 256)
 
 
+def test_pixels_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with staging_area(tmp_path) as staging:
+        writer = SegmentWriter(staging / "w", (4, 5))
+        with pytest.raises(ValueError, match=r"expected pixels of shape \(4, 5, 3\), got \(5, 4, 3\)"):
+            writer.add("/k", 0, bytes(32), np.zeros((5, 4, 3), np.uint8))
+        writer.close()
+
+
 def test_missing_segment_is_none(tmp_path: Path) -> None:
     assert load_segment(tmp_path / "segments" / "none", (4, 5)) is None
 

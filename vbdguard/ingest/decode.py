@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -56,11 +56,19 @@ def decode_image(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None 
     Raises:
         ReadError: "undecodable", "truncated", "too-large", "unsupported-mode" or "git-lfs-pointer".
     """
-    if isinstance(image, np.ndarray):
-        pixels = _rgb_from_array(image)
-        return pixels if size in (None, pixels.shape[:2]) else np.array(_resize(Image.fromarray(pixels), size))
-    with _strict_pillow(image):
-        return np.array(_resize(_to_rgb(_open(image)), size))
+    with _strict_pillow():
+        return _decode(image, size).copy()
+
+
+def decode_images(
+    images: Sequence[bytes | NDArray[np.uint8]], size: tuple[int, int] | None = None
+) -> list[NDArray[np.uint8] | ReadError]:
+    """Return for each image what `decode_image` returns, read-only, or the error that it raises.
+
+    Holding Pillow to the rule takes as long as opening a small image, and is done once for all.
+    """
+    with _strict_pillow():
+        return [_decode_or_error(image, size) for image in images]
 
 
 def image_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
@@ -71,13 +79,41 @@ def image_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
     """
     if isinstance(image, np.ndarray):
         return _rgb_from_array(image).shape[:2]
-    with _strict_pillow(image):
+    with _strict_pillow():
         opened = _open(image)
         return opened.height, opened.width
 
 
+def _decode_or_error(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8] | ReadError:
+    try:
+        return _decode(image, size)
+    except ReadError as error:
+        return error
+
+
+def _decode(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    if isinstance(image, np.ndarray):
+        pixels = _rgb_from_array(image)
+        return pixels if size in (None, pixels.shape[:2]) else _pixels(_resize(Image.fromarray(pixels), size))
+    opened = _open(image)
+    try:
+        return _pixels(_resize(_to_rgb(opened), size))
+    except ReadError:
+        raise
+    except Exception as error:
+        raise _read_error(image, error) from error
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return uint8 (H, W, 3), read-only: `np.array(image)` would copy them once more."""
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
+
+
 def _open(data: bytes) -> Image.Image:
-    opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:
+        raise _read_error(data, error) from error
     if opened.width * opened.height > MAX_PIXELS:
         raise _too_large(f"{opened.width} x {opened.height} pixels")
     return opened
@@ -123,8 +159,8 @@ def _rgb_from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _strict_pillow(data: bytes) -> Iterator[None]:
-    """Hold Pillow to the rule above and turn whatever it raises into a `ReadError`."""
+def _strict_pillow() -> Iterator[None]:
+    """Hold Pillow to the rule above, whatever the process has set."""
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -132,14 +168,15 @@ def _strict_pillow(data: bytes) -> Iterator[None]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
-    except (ReadError, KeyboardInterrupt):
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-        raise _too_large(str(error) or "more than the memory holds") from error
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, IndexError...
-        raise _undecodable(data, error) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _read_error(data: bytes, error: Exception) -> ReadError:
+    """Return what to say of whatever Pillow raises: OSError, SyntaxError, ValueError, struct.error, IndexError..."""
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError | MemoryError):
+        return _too_large(str(error) or "more than the memory holds")
+    return _undecodable(data, error)
 
 
 def _undecodable(data: bytes, error: Exception) -> ReadError:

@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from vbdguard.errors import CacheError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
-from vbdguard.sources.files import file_digest
+from vbdguard.sources.files import BLOCK, file_digest
 
 SEGMENT_VERSION = 1
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
-_ROWS_PER_WRITE = 256
 _STAGING = ".staging-"
 _STALE_SECONDS = 24 * 3600
 
@@ -147,7 +146,7 @@ def _sweep(segments: Path) -> None:
 
 
 class SegmentWriter:
-    """Collects the samples of one shard in the staging area; memory stays bounded by a few hundred images.
+    """Collects the samples of one shard in the staging area; the pixels go to the disk as they come.
 
     Args:
         folder: a folder to write in, made here.
@@ -159,22 +158,25 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, image_size: tuple[int, int]) -> None:
         self._folder = folder
-        self._buffer = np.empty((_ROWS_PER_WRITE, *image_size, 3), np.uint8)
+        self._image_shape = (*image_size, 3)
         self._digests: list[bytes] = []
         self._keys: list[str] = []
         self._labels: list[int | str] = []
         with _writing(folder):
             folder.mkdir()
-            self._file = (folder / "pixels.npy").open("wb")
+            self._file = (folder / "pixels.npy").open("wb", buffering=BLOCK)
             self._write_header(0)
 
     def add(self, key: str, label: int | str, digest: bytes, pixels: NDArray[np.uint8]) -> None:
-        """Append one sample; pixels are uint8 (H, W, 3)."""
-        slot = len(self._keys) % _ROWS_PER_WRITE
-        self._buffer[slot] = pixels
-        if slot == _ROWS_PER_WRITE - 1:
-            with _writing(self._folder):
-                self._file.write(self._buffer.tobytes())
+        """Append one sample; pixels are uint8 (H, W, 3), C-contiguous.
+
+        Raises:
+            ValueError: if they are of another shape.
+        """
+        if pixels.shape != self._image_shape:
+            raise ValueError(f"expected pixels of shape {self._image_shape}, got {pixels.shape}")
+        with _writing(self._folder):
+            self._file.write(pixels.data)
         self._keys.append(key)
         self._labels.append(label)
         self._digests.append(digest)
@@ -193,10 +195,8 @@ class SegmentWriter:
             self._file.close()
 
     def _finish_pixels(self) -> None:
-        count = len(self._keys)
-        self._file.write(self._buffer[: count % _ROWS_PER_WRITE].tobytes())
         self._file.seek(0)
-        self._write_header(count)
+        self._write_header(len(self._keys))
         _sync(self._file)
 
     def _write_digests(self) -> None:
@@ -213,12 +213,12 @@ class SegmentWriter:
             "checksums": {name: file_digest(str(self._folder / name)) for name in ("pixels.npy", "digests.npy")},
         }
         with (self._folder / "samples.json").open("w", encoding="ascii") as file:
-            json.dump({"checksum": _checksum(body), "body": body}, file)
+            file.write(json.dumps({"checksum": _checksum(body), "body": body}))  # `dump` encodes in Python
             _sync(file)
 
     def _write_header(self, count: int) -> None:
         # numpy pads the header so that the first axis may grow in place: the length is the same for any count.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._buffer.shape[1:])}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._image_shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
 

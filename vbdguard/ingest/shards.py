@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from vbdguard.errors import CacheError, ReadError, SourceError
-from vbdguard.ingest.decode import decode_image
+from vbdguard.ingest.decode import decode_images
 from vbdguard.ingest.digest import sample_digest, sequence_digest, skipped_digest
 from vbdguard.ingest.segments import (
     DamagedSegmentError,
@@ -22,6 +22,12 @@ from vbdguard.sources.base import RawSample, Shard, Unreadable
 
 MAX_REPLAY = 128 << 20
 """Bytes of a shard without a digest of its own that are kept between hashing and decoding, instead of read twice."""
+
+Batch = list[RawSample | Unreadable]
+
+_BATCH_ENTRIES = 64
+_BATCH_BYTES = 4 << 20
+"""Encoded, or decoded: what is read, then hashed and decoded together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +93,21 @@ def _build(task: ShardTask, samples: _Replay, digest: str, path: Path) -> None:
     prefix = samples.key_prefix
     writer = SegmentWriter(task.staging / uuid4().hex, task.image_size)
     try:
-        for entry in samples:
-            if isinstance(entry, Unreadable):
-                skipped.append(_skipped(entry, prefix, digest))
-                seen.append(entry_identity(entry))
-                continue
-            key = entry.key.removeprefix(prefix)
-            identity = sample_digest(entry.image, entry.label)
-            seen.append(identity)
-            try:
-                writer.add(key, entry.label, identity, decode_image(entry.image, task.image_size))
-            except ReadError as error:
-                skipped.append(SkippedEntry(key, error.reason, error.detail, identity.hex(), True, False))
+        for batch in _batches(samples, task.image_size):
+            decoded = iter(decode_images([e.image for e in batch if isinstance(e, RawSample)], task.image_size))
+            for entry in batch:
+                if isinstance(entry, Unreadable):
+                    skipped.append(_skipped(entry, prefix, digest))
+                    seen.append(entry_identity(entry))
+                    continue
+                key = entry.key.removeprefix(prefix)
+                identity = sample_digest(entry.image, entry.label)
+                seen.append(identity)
+                pixels = next(decoded)
+                if isinstance(pixels, ReadError):
+                    skipped.append(SkippedEntry(key, pixels.reason, pixels.detail, identity.hex(), True, False))
+                else:
+                    writer.add(key, entry.label, identity, pixels)
         samples.check(seen)
         writer.commit(path, skipped)
     finally:
@@ -117,6 +126,22 @@ def entry_identity(entry: RawSample | Unreadable) -> bytes:
     if isinstance(entry, RawSample):
         return sample_digest(entry.image, entry.label)
     return skipped_digest(entry.reason, entry.key.encode("utf-8", "surrogatepass"))
+
+
+def _batches(entries: Iterable[RawSample | Unreadable], image_size: tuple[int, int]) -> Iterator[Batch]:
+    """Yield the entries in batches that stay below `_BATCH_BYTES`, encoded and decoded, where a single one does."""
+    height, width = image_size
+    at_most = min(_BATCH_ENTRIES, max(1, _BATCH_BYTES // (height * width * 3)))
+    batch: Batch = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += _weight(entry)
+        if len(batch) == at_most or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _weight(entry: RawSample | Unreadable) -> int:

@@ -192,12 +192,13 @@ def _checksum_holds(block: bytes) -> bool:
         stated = _number(block[148:156])
     except ReadError:
         return False
-    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    # Zeros add nothing, and without the many of a header the sum takes a third of the time.
+    summed = (block[:148] + block[156:]).translate(None, b"\0")
+    unsigned = sum(summed) + 8 * ord(" ")
     if stated == unsigned:
         return True
     # Some old writers summed signed bytes: each byte above 127 then counts 256 less.
-    rest = block[:148] + block[156:]
-    return stated == unsigned - 256 * sum(byte > 127 for byte in rest)
+    return stated == unsigned - 256 * sum(byte > 127 for byte in summed)
 
 
 def _number(field: bytes) -> int:
