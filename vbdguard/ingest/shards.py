@@ -25,7 +25,7 @@ MAX_REPLAY = 128 << 20
 
 Batch = list[RawSample | Unreadable]
 
-_BATCH_ENTRIES = 64
+_BATCH_ENTRIES = 256
 _BATCH_BYTES = 4 << 20
 """Encoded, or decoded: what is read, then hashed and decoded together."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from struct import Struct
 from typing import Protocol
 
 from vbdguard.errors import ReadError
@@ -21,11 +22,15 @@ MAX_MEMBER = 256 << 20
 MAX_HEADER_DATA = 1 << 20
 """Bytes of a long name or a pax header."""
 _ZEROS = bytes(BLOCK)
+_LAYOUT = Struct("100s24x12s12x8sc188x155s12x")
+"""Of a header: name, size, checksum, kind and prefix."""
 _SKIP = 1 << 20
 
 _OLD_REGULAR = b"\0"
 _REGULAR = b"07" + _OLD_REGULAR
 _FOLDER = b"5"
+_EXTENDED = b"LKxXg"
+"""Long names and links of GNU, records of pax: they speak of the member behind them."""
 _WITHOUT_DATA = b"123456"
 """Links, devices, folders and pipes: readers assume no data behind them, whatever size they state."""
 
@@ -105,32 +110,40 @@ def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator
     counted = _Positioned(stream)
     start = 0
     while (header := _next_member(counted)) is not None:
-        span = Span(start, counted.position, counted.position + _padded(header.size))
+        padded = _padded(header.size)
+        span = Span(start, counted.position, counted.position + padded)
         start = span.end
         if header.kind not in _REGULAR:
-            _skip(counted, _padded(header.size), header.name)
+            _skip(counted, padded, header.name)
             yield OtherMember(header.name, header.kind == _FOLDER, span)
             continue
         data = None
         if header.size <= MAX_MEMBER and is_wanted(header.name):
-            data = _exactly(counted, _padded(header.size), header.name)[: header.size]
+            data = _exactly(counted, padded, header.name)[: header.size]
         else:
-            _skip(counted, _padded(header.size), header.name)
+            _skip(counted, padded, header.name)
         yield TarFile(header.name, header.size, data, span)
     _prove_end(counted)
 
 
 def looks_like_tar(block: bytes) -> bool:
     """Return whether the first 512 bytes of a file can be a tar header (or the end of an empty archive)."""
-    return len(block) >= BLOCK and (block[257:262] == b"ustar" or _checksum_holds(block[:BLOCK]))
+    return len(block) >= BLOCK and (block[257:262] == b"ustar" or _checksum_holds(block[:BLOCK], block[148:156]))
 
 
 def _next_member(stream: Readable) -> _Header | None:
     """Read headers up to the next member, with its long names applied; None at the end-of-archive block."""
+    header = _read_header(stream)
+    is_plain = header is None or (header.kind in _REGULAR and not header.name.endswith("/"))
+    return header if is_plain else _extended_member(stream, header)
+
+
+def _extended_member(stream: Readable, header: _Header | None) -> _Header:
+    """Return the member that `header` begins, read on past the headers that only speak of it."""
     extra: dict[str, str] = {}
     kinds: set[bytes] = set()
-    while (header := _read_header(stream)) is not None:
-        if header.kind not in (b"L", b"K", b"x", b"X", b"g"):
+    while header is not None:
+        if header.kind not in _EXTENDED:
             return _apply(header, extra)
         if header.kind in kinds:
             raise ReadError("corrupt", "expected a member behind its extended header, got two extended headers")
@@ -148,9 +161,8 @@ def _next_member(stream: Readable) -> _Header | None:
             raise ReadError("corrupt", "expected one name for each member, got several; readers would not agree on it")
         if not is_global:
             extra |= records
-    if kinds:
-        raise ReadError("corrupt", "expected a member behind an extended header, got the end of the archive")
-    return None
+        header = _read_header(stream)
+    raise ReadError("corrupt", "expected a member behind an extended header, got the end of the archive")
 
 
 def _apply(header: _Header, extra: dict[str, str]) -> _Header:
@@ -179,17 +191,18 @@ def _read_header(stream: Readable) -> _Header | None:
     if len(block) < BLOCK:
         what = f"the file ends {len(block)} bytes into a header" if block else "the file ends without them"
         raise ReadError("truncated", f"expected a member or two zero blocks as end of archive; {what}")
-    if not _checksum_holds(block):
+    name, size, checksum, kind, prefix = _LAYOUT.unpack(block)
+    if not _checksum_holds(block, checksum):
         raise ReadError("corrupt", f"expected a tar header, got a block that begins with {block[:16]!r}")
-    name, prefix, kind = _text(block[:100]), _text(block[345:500]), block[156:157]
-    if prefix and kind not in (b"L", b"K", b"S"):
-        name = f"{prefix}/{name}"
-    return _Header(name, _number(block[124:136]), kind)
+    path = _text(name)
+    if prefix[0] and kind not in (b"L", b"K", b"S"):
+        path = f"{_text(prefix)}/{path}"
+    return _Header(path, _number(size), kind)
 
 
-def _checksum_holds(block: bytes) -> bool:
+def _checksum_holds(block: bytes, checksum: bytes) -> bool:
     try:
-        stated = _number(block[148:156])
+        stated = _number(checksum)
     except ReadError:
         return False
     # Zeros add nothing, and without the many of a header the sum takes a third of the time.
@@ -205,8 +218,8 @@ def _number(field: bytes) -> int:
     if field[0] == 0x80:  # base 256, for what octal digits cannot hold
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip() or b"0"
-    # `isdigit` first: int() alone would take signs, underscores and a leading 0o.
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+    # The digits first: int() alone would take signs, underscores and a leading 0o.
+    if digits.strip(b"01234567"):
         raise ReadError("corrupt", f"expected an octal number in a tar header, got {field!r}")
     return int(digits, 8)
 
