@@ -26,7 +26,7 @@ from benchmarks.machine import commit, environment
 from benchmarks.records import Record, append_record
 from benchmarks.scaling_data import Point, write_point
 from benchmarks.scaling_table import tables
-from benchmarks.speed_limits import measure_limits
+from benchmarks.speed_limits import limits_in_own_process
 from benchmarks.speed_scan import ScanOptions, timed_scan
 from benchmarks.speed_watch import CommandFailedError
 from vbdguard.config import Preset, ScanConfig
@@ -39,6 +39,8 @@ def main() -> None:
     parser = _parser()
     args = parser.parse_args()
     if args.table:
+        if not args.table.is_file():
+            parser.error(f"{args.table}: no such file; expected one that --out has written")
         print(tables(_read(args.table)))
         return
     if args.threads:
@@ -91,12 +93,12 @@ def measure(point: Point, options: ScanOptions, scratch: Path | None = None) -> 
     Raises:
         CommandFailedError: if a scan could not complete.
     """
-    with tempfile.TemporaryDirectory(prefix="vbdguard-scaling-", dir=scratch) as temporary:
+    with tempfile.TemporaryDirectory(prefix="vbdguard-scaling-", dir=scratch, ignore_cleanup_errors=True) as temporary:
         shards, cache = Path(temporary) / "shards", Path(temporary) / "cache"
         shard_bytes = write_point(point, shards, seed=options.seed)
         cold = timed_scan(shards, cache, options)
         again = timed_scan(shards, cache, options)
-        limits = measure_limits(shards, ScanConfig(jobs=options.jobs).reading_jobs)
+        limits = limits_in_own_process(shards, ScanConfig(jobs=options.jobs).reading_jobs)
     report = cold.report
     return {
         "shard_bytes": shard_bytes,
@@ -105,7 +107,7 @@ def measure(point: Point, options: ScanOptions, scratch: Path | None = None) -> 
         "scanned_at": list(report.dataset.image_shape[:2]),
         "cold": cold.to_dict(),
         "again": again.to_dict(),
-        "limits": limits.to_dict(),
+        "limits": limits,
         "environment": environment(report.device),
     }
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.records import Record
-from benchmarks.speed_table import decode_share, gigabytes_per_second, markdown, spread, stages_of
+from benchmarks.speed_table import decode_share, gigabytes_per_second, markdown, peak_memory, spread, stages_of
 
 _AXES = {"samples": "samples", "classes": "classes", "poisoned": "poisoned classes", "side": "pixels a side"}
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Return a table for each axis with more than one value, its other axes at their base."""
+    """Return a table for each axis with more than one value, its other axes at their base (the most frequent value)."""
+    if not records:
+        return ""
     base = {axis: Counter(record[axis] for record in records).most_common(1)[0][0] for axis in _AXES}
     parts = []
     for axis, title in _AXES.items():
@@ -33,21 +35,30 @@ def _table(axis: str, records: Sequence[Record]) -> str:
     stages = stages_of(records)
     smallest = next(iter(groups.values()))
     rows = [[*_row(axis, group, stages), _growth(axis, group, smallest), str(len(group))] for group in groups.values()]
-    columns = [_AXES[axis], "preset", "device", "wall s", *(f"{stage} s" for stage in stages), "peak MB", "found"]
+    columns = [
+        _AXES[axis],
+        "preset",
+        "device",
+        "wall s",
+        *(f"{stage} s" for stage in stages),
+        "peak MB",
+        "of it unmapped",
+        "found",
+    ]
     columns += ["decode limit / ingest", "shards GB", "second scan s", "GB/s", "grows by: size, s, MB", "n"]
     return markdown(columns, rows)
 
 
 def _row(axis: str, group: Sequence[Record], stages: Sequence[str]) -> list[str]:
     first = group[0]
-    peaks = [record["cold"]["peak_memory_mb"] for record in group if record["cold"]["peak_memory_mb"]]
     return [
         f"{first[axis]:,}",
         first["preset"],
         first["environment"]["device"],
         spread(record["cold"]["wall"] for record in group),
         *(spread(record["cold"]["stages"].get(stage, 0.0) for record in group) for stage in stages),
-        spread(peaks, 0),
+        peak_memory(group, "peak_memory_mb"),
+        peak_memory(group, "peak_unmapped_mb"),
         f"{first['found']} of {first['poisoned']}",
         spread(map(decode_share, group), 2),
         f"{first['shard_bytes'] / 1e9:.2f}",

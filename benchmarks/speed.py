@@ -26,7 +26,7 @@ from benchmarks.cells import Cell, known_triggers, load_triggers
 from benchmarks.data import Data, load_data
 from benchmarks.groups import expand
 from benchmarks.machine import commit, environment
-from benchmarks.records import append_record
+from benchmarks.records import Record, append_record
 from benchmarks.speed_flops import Flops
 from benchmarks.speed_runs import YardstickOptions, count_flops, measure_scan, measure_yardstick
 from benchmarks.speed_scan import ScanOptions
@@ -42,7 +42,9 @@ def main() -> None:
     parser = _parser()
     args = parser.parse_args()
     if args.table:
-        print(tables([json.loads(line) for line in args.table.read_text().splitlines()]))
+        if not args.table.is_file():
+            parser.error(f"{args.table}: no such file; expected one that --out has written")
+        print(tables(_read(args.table)))
         return
     if not args.data:
         parser.error("expected --data, or --table with a file of results")
@@ -56,7 +58,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     try:
-        with tempfile.TemporaryDirectory(prefix="vbdguard-speed-", dir=args.scratch) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="vbdguard-speed-", dir=args.scratch, ignore_cleanup_errors=True
+        ) as scratch:
             sharded = _write_cells(cells, data, triggers, args, Path(scratch))
             flops = _count_all(sharded, args) if args.flops else {}
             for run in range(args.runs):
@@ -67,7 +71,11 @@ def main() -> None:
         print("stopped; what was finished stands in the file", file=sys.stderr)
         sys.exit(130)
     if args.out:
-        print(tables([json.loads(line) for line in args.out.read_text().splitlines()]))
+        print(tables(_read(args.out)))
+
+
+def _read(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def _known_cells(texts: list[str], triggers: dict[str, Trigger]) -> list[Cell]:

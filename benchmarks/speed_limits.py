@@ -1,13 +1,19 @@
 """What the machine itself can do: decode images, hash bytes, multiply matrices. The limits that a scan is held against.
 
+    python -m benchmarks.speed_limits SHARDS 2
+
 Each limit is the plainest loop over the same bytes, which lie in memory already, on as many processes as the scan
-reads with; from the moment when all of them are ready to that when the last is done.
+reads with; from the moment when all of them are ready to that when the last is done. As a command it prints JSON; the
+processes that it starts load no torch, as those of a benchmark that has loaded it would.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +26,7 @@ import numpy as np
 from blake3 import blake3
 from PIL import Image
 
+from benchmarks.speed_watch import watch
 from vbdguard.ingest.digest import sample_digest
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.opening import open_source
@@ -46,7 +53,18 @@ class Limits:
 
     def to_dict(self) -> dict[str, float]:
         """Return the figures JSON-ready."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+def limits_in_own_process(folder: Path, processes: int) -> dict[str, float]:
+    """Return what `measure_limits` does, JSON-ready, from the command.
+
+    Raises:
+        CommandFailedError: if it could not complete.
+    """
+    watched = watch([sys.executable, "-m", "benchmarks.speed_limits", str(folder), str(processes)])
+    figures: dict[str, float] = json.loads(watched.stdout)
+    return figures
 
 
 def measure_limits(folder: Path, processes: int) -> Limits:
@@ -147,3 +165,16 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of shards")
+    parser.add_argument("processes", type=int)
+    args = parser.parse_args()
+    print(json.dumps(measure_limits(args.folder, args.processes).to_dict()))
+
+
+if __name__ == "__main__":
+    main()

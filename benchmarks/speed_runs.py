@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.records import Record
 from benchmarks.speed_flops import Flops
-from benchmarks.speed_limits import matmul_rate, measure_limits
+from benchmarks.speed_limits import limits_in_own_process, matmul_rate
 from benchmarks.speed_scan import ScanOptions, timed_scan
 from benchmarks.speed_shards import ShardedCell
 from benchmarks.speed_watch import watch
@@ -60,7 +60,7 @@ def measure_scan(sharded: ShardedCell, options: ScanOptions, flops: Flops) -> Re
         "shard_bytes": sharded.shard_bytes,
         "cold": cold.to_dict(),
         "again": again.to_dict(),
-        "limits": measure_limits(sharded.folder, ScanConfig(jobs=options.jobs).reading_jobs).to_dict(),
+        "limits": limits_in_own_process(sharded.folder, ScanConfig(jobs=options.jobs).reading_jobs),
         "flops": flops,
         "flops_per_second": _rates(flops, cold.report.device),
         "device": cold.report.device,
@@ -82,7 +82,7 @@ def count_flops(sharded: ShardedCell, options: ScanOptions) -> Flops:
 
 @contextmanager
 def _empty_cache(sharded: ShardedCell) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="cache-", dir=sharded.folder.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="cache-", dir=sharded.folder.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

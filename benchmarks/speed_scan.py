@@ -44,6 +44,8 @@ class TimedScan:
     wall_seconds: float
     """From the start of the process to its end, imports and all."""
     peak_memory_mb: int | None
+    peak_unmapped_mb: int | None
+    """Without pages of mapped files."""
 
     @property
     def stages(self) -> Mapping[str, float]:
@@ -56,6 +58,7 @@ class TimedScan:
             "wall": round(self.wall_seconds, 3),
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
             "peak_memory_mb": self.peak_memory_mb,
+            "peak_unmapped_mb": self.peak_unmapped_mb,
         }
 
 
@@ -71,4 +74,5 @@ def timed_scan(source: Path, cache: Path, options: ScanOptions) -> TimedScan:
         environ=options.environ(),
         fine=_CLEAN_OR_POISONED,
     )
-    return TimedScan(ScanReport.from_json(watched.stdout), watched.seconds, watched.peak_memory_mb)
+    report = ScanReport.from_json(watched.stdout)
+    return TimedScan(report, watched.seconds, watched.peak_memory_mb, watched.peak_unmapped_mb)

@@ -92,6 +92,11 @@ def stages_of(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(stage for record in records for stage in record["cold"]["stages"]))
 
 
+def peak_memory(group: Iterable[Record], figure: str) -> str:
+    """Return the spread of a peak in MB, where the system tells of it."""
+    return spread((record["cold"][figure] for record in group if record["cold"][figure]), 0)
+
+
 def _costs(groups: Sequence[Sequence[Record]]) -> str:
     stages = stages_of(record for group in groups for record in group)
     rows = []
@@ -100,12 +105,14 @@ def _costs(groups: Sequence[Sequence[Record]]) -> str:
         row = [*_head(group), spread(one["wall"] for one in cold)]
         row += [spread(one["stages"][stage] for one in cold if stage in one["stages"]) for stage in stages]
         row += [spread(one["wall"] - sum(one["stages"].values()) for one in cold)]
-        row += [spread((one["peak_memory_mb"] for one in cold if one["peak_memory_mb"]), 0)]
+        row += [peak_memory(group, "peak_memory_mb"), peak_memory(group, "peak_unmapped_mb")]
         missed = first["poisoned"] - first["flagged"] + first["false_positives"]
         row += [f"{first['f1']:.2f}" if first["poisoned"] else "", str(first["false_positives"]), str(missed)]
         rows.append([*row, f"{first['classes_right']} of {first['classes_attacked']}", str(len(group))])
     found = ["F1 %", "false alarms", "missed", "classes found", "n"]
-    return markdown([*_HEAD, "wall s", *(f"{stage} s" for stage in stages), "start s", "peak MB", *found], rows)
+    return markdown(
+        [*_HEAD, "wall s", *(f"{stage} s" for stage in stages), "start s", "peak MB", "of it unmapped", *found], rows
+    )
 
 
 def _distances(groups: Sequence[Sequence[Record]]) -> str:

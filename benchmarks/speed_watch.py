@@ -15,8 +15,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _SECONDS_BETWEEN_LOOKS = 0.05
 """One look at three processes takes 0.3 ms."""
-_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-_NOW = re.compile(r"VmRSS:\s+(\d+) kB")
+_FIELD = re.compile(r"^(VmHWM|VmRSS|RssAnon|RssShmem):\s+(\d+) kB", re.MULTILINE)
 
 
 class CommandFailedError(Exception):
@@ -32,6 +31,8 @@ class Watched:
     """Wall clock, from before its start to its end."""
     peak_memory_mb: int | None
     """Largest sum of the resident sets of all its processes, pages that they share counted in each; Linux only."""
+    peak_unmapped_mb: int | None
+    """The same without pages of mapped files (libraries, stored pixels), which the system takes back when it must."""
 
 
 def watch(command: Sequence[str], *, environ: Mapping[str, str] | None = None, fine: Sequence[int] = (0,)) -> Watched:
@@ -62,7 +63,11 @@ def watch(command: Sequence[str], *, environ: Mapping[str, str] | None = None, f
         look.stop()
     if process.returncode not in fine:
         raise CommandFailedError(f"{' '.join(command)} ended with {process.returncode}:\n{stderr[-3000:]}")
-    return Watched(stdout, seconds, look.peak_kilobytes // 1024 if look.peak_kilobytes else None)
+    return Watched(stdout, seconds, _megabytes(look.peak_kilobytes), _megabytes(look.peak_unmapped_kilobytes))
+
+
+def _megabytes(kilobytes: int) -> int | None:
+    return kilobytes // 1024 or None
 
 
 class _Look(threading.Thread):
@@ -73,13 +78,15 @@ class _Look(threading.Thread):
         self._pid = pid
         self._is_over = threading.Event()
         self.peak_kilobytes = 0
+        self.peak_unmapped_kilobytes = 0
 
     def run(self) -> None:
-        """Keep the largest sum, and the largest peak of any one process, which may fall between two looks."""
+        """Keep the largest sums, and the largest peak of any one process, which may fall between two looks."""
         while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
-            held = [_resident_kilobytes(pid) for pid in process_tree(self._pid)]
-            largest = max((peak for _, peak in held), default=0)
-            self.peak_kilobytes = max(self.peak_kilobytes, largest, sum(now for now, _ in held))
+            held = [_memory(pid) for pid in process_tree(self._pid)]
+            largest = max((one.peak for one in held), default=0)
+            self.peak_kilobytes = max(self.peak_kilobytes, largest, sum(one.resident for one in held))
+            self.peak_unmapped_kilobytes = max(self.peak_unmapped_kilobytes, sum(one.unmapped for one in held))
 
     def stop(self) -> None:
         """End the thread."""
@@ -99,11 +106,19 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
-def _resident_kilobytes(pid: int) -> tuple[int, int]:
-    """Return the resident set of a process now and at its peak; (0, 0) where it has gone."""
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Kilobytes of one process."""
+
+    resident: int = 0
+    peak: int = 0
+    unmapped: int = 0
+
+
+def _memory(pid: int) -> _Memory:
+    """Return what a process holds; nothing where it has gone."""
     with suppress(OSError):
-        status = (_PROC / str(pid) / "status").read_text()
-        now, peak = _NOW.search(status), _PEAK.search(status)
-        if now and peak:
-            return int(now[1]), int(peak[1])
-    return 0, 0
+        fields = {name: int(size) for name, size in _FIELD.findall((_PROC / str(pid) / "status").read_text())}
+        if fields:  # a process that has ended and was not yet waited for has none
+            return _Memory(fields["VmRSS"], fields["VmHWM"], fields["RssAnon"] + fields["RssShmem"])
+    return _Memory()

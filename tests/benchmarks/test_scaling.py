@@ -152,8 +152,13 @@ def test_only_what_varies_has_a_table(results: Path) -> None:
     assert [row[-2] for row in rows[2:]] == ["1.0, 1.00, 1.00", "2.0, 3.00, 1.50"]
 
 
-def test_a_wrong_point_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["scaling", "--samples", "100", "--classes", "4", "--poisoned", "5"])
+@pytest.mark.parametrize(
+    "wrong", [["--samples", "100", "--classes", "4", "--poisoned", "5"], ["--table", "nowhere.jsonl"]]
+)
+def test_what_cannot_be_measured_is_told_of(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scaling", *wrong])
     with pytest.raises(SystemExit, match="2"):
         scaling.main()
     assert "error:" in capsys.readouterr().err

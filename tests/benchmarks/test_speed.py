@@ -83,7 +83,8 @@ def test_the_memory_of_a_process_counts_that_of_its_children() -> None:
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
     )
     assert watched.peak_memory_mb is not None
-    assert 150 < watched.peak_memory_mb < 400
+    assert watched.peak_unmapped_mb is not None
+    assert 150 < watched.peak_unmapped_mb < watched.peak_memory_mb < 400
     alone = watch([sys.executable, "-c", "import time; time.sleep(0.3); print('done')"])
     assert alone.stdout == "done\n"
     assert alone.seconds > 0.3
@@ -225,7 +226,9 @@ def test_the_table_of_a_file_is_printed(
     assert capsys.readouterr().out == tables(records) + "\n"
 
 
-@pytest.mark.parametrize("wrong", [[], ["--data", "nowhere"], ["--data", "demo", "--cells", "a2o/no_such"]])
+@pytest.mark.parametrize(
+    "wrong", [[], ["--table", "nowhere"], ["--data", "nowhere"], ["--data", "demo", "--cells", "a2o/no_such"]]
+)
 def test_what_cannot_be_measured_is_told_of(
     wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,7 @@ def test_the_networks_learn() -> None:
     assert all((a == b).all() for a, b in zip(frozen, model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("cell", "detectors"), [("a2o/white_square", 1), ("a2a/white_square", 10), ("clean", 0)])
+@pytest.mark.parametrize(("cell", "detectors"), [("a2o/white_square", 1), ("a2a/white_square/1/0.6", 10), ("clean", 0)])
 def test_each_poisoned_class_has_a_detector(cell: str, detectors: int) -> None:
     data = load_data("demo", 150)
     poisoned = Cell.parse(cell).poison(data.images, data.labels, {}, 0)
