@@ -9,10 +9,10 @@ the other classes, clean and patched, gradients computed anew in each epoch. Eve
 reading of the data) is left out in the yardstick's favour.
 
 A few epochs of stage 1 and of one detector are measured and extrapolated to 20 epochs of stage 1 and 20 of a detector
-for each poisoned class. In the published runs an epoch with pseudo-labels ends once these have all been seen, so that
-14 of the 20 are short: `total_with_short_epochs` counts them so. The trigger is the true one, since only time is
-measured. Gradients are those of the third model: this comes to the published 17 s an epoch; the first takes four
-times as long.
+for each poisoned class. That is what the paper describes. In the published runs an epoch with pseudo-labels ends once
+these have all been seen, so that 14 of the 20 are short: `total_with_short_epochs` counts them so, and is the figure to
+hold against what the published code takes. The trigger is the true one, since only time is measured. Gradients are
+those of the third model, which are the second cheapest; those of the first take five times as long.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Sequence[Image.Image], trigger: Trigger, transform: Transform, seed: int) -> None:
         self.images, self.transform = images, transform
-        self.pattern = trigger.pattern.astype(np.float32)
-        self.mask = trigger.mask[:, :, None]
+        self.pattern, self.mask = trigger.pattern[trigger.mask].astype(np.float32), trigger.mask
         self.rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -48,8 +47,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.images[index]
         alpha = self.rng.uniform(*_BLEND_RANGE)
-        pixels = np.asarray(image)
-        blended = np.where(self.mask, (1 - alpha) * pixels + alpha * self.pattern, pixels).astype(np.uint8)
+        blended = np.array(image)
+        blended[self.mask] = ((1 - alpha) * blended[self.mask] + alpha * self.pattern).astype(np.uint8)
         return self.transform(image), self.transform(Image.fromarray(blended))
 
 
