@@ -15,7 +15,7 @@ from vbdguard.errors import CacheError
 from vbdguard.ingest.digest import sample_digest
 from vbdguard.ingest.reader import ingest
 from vbdguard.ingest.segments import SegmentWriter, load_segment, remove_segment, staging_area
-from vbdguard.ingest.store import PixelStore, build_store
+from vbdguard.ingest.store import PixelStore, _order, build_store
 
 
 @pytest.fixture
@@ -97,6 +97,14 @@ def test_equal_digests_stand_in_the_order_of_their_keys(tmp_path: Path, write_ta
         store = ingest(order, store_dir=tmp_path / "store").store
         keys = [key for key, label in zip(store.keys, store.labels, strict=True) if label == 0]
         assert keys == ["1.tar/a", "1.tar/y", "2.tar/z"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text("ab", max_size=2)), max_size=12))
+@settings(max_examples=60)
+def test_the_order_is_that_of_digest_and_key(pairs: list[tuple[int, str]]) -> None:
+    digests = np.array([[0] * 31 + [digest] for digest, _ in pairs], np.uint8).reshape(-1, 32)
+    order = _order(digests, [key for _, key in pairs])
+    assert order.tolist() == sorted(range(len(pairs)), key=pairs.__getitem__)
 
 
 def test_class_numbers_become_contiguous_and_keep_their_own(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class PixelStore:
     keys: Sequence[str]
     """(N,)"""
     _segments: tuple[Path, ...] = field(repr=False)
-    _rows: NDArray[np.int64] = field(repr=False)
+    _rows: NDArray[np.int32] = field(repr=False)
     """(N, 2) segment and row of each sample."""
     _open: Callable[[Path], NDArray[np.uint8]] = field(repr=False)
 
@@ -112,10 +112,10 @@ def build_store(
     digests = np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *(segment.digests for segment in segments)])
     keys = [prefix + key for segment, prefix in zip(segments, prefixes, strict=True) for key in segment.keys]
     labels = [label for segment in segments for label in segment.labels]
-    rows = [np.empty((0, 2), np.int64)]
+    rows = [np.empty((0, 2), np.int32)]
     for number, segment in enumerate(segments):
         count = len(segment.keys)
-        rows.append(np.column_stack([np.full(count, number), np.arange(count)]))
+        rows.append(np.column_stack([np.full(count, number, np.int32), np.arange(count, dtype=np.int32)]))
     order = _order(digests, keys)
     table, indices = _classes(labels, class_names)
     return PixelStore(
@@ -132,8 +132,15 @@ def build_store(
 
 
 def _order(digests: NDArray[np.uint8], keys: Sequence[str]) -> NDArray[np.int64]:
-    by_key = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-    return by_key[digest_order(digests[by_key])]
+    """Return the indices (N,) that sort by digest, and equal digests by key."""
+    order = digest_order(digests)
+    ranked = digests[order]
+    is_repeat = np.zeros(len(order) + 1, np.int8)
+    is_repeat[1:-1] = (ranked[1:] == ranked[:-1]).all(1)
+    # Each run of repeats begins one behind the first of its equals.
+    for first, end in np.flatnonzero(np.diff(is_repeat)).reshape(-1, 2):
+        order[first : end + 1] = sorted(order[first : end + 1], key=keys.__getitem__)
+    return order
 
 
 def _classes(
