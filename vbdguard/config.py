@@ -2,7 +2,7 @@
 
 `paper` holds the values of the published experiments (paper, section 4.1, and the configuration that
 its authors published); `default` is whatever measures best. A `ScanConfig` carries one resolved
-`MethodConfig`, so that what ran is always written down in full.
+`MethodConfig` or `DirectMethodConfig`, so that what ran is always written down in full.
 """
 
 from __future__ import annotations
@@ -107,35 +107,79 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegionDetectorConfig:
+class MethodConfig:
+    """The settings of stages 1 to 6 as published (preset `paper`)."""
+
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    suspects: SuspectsConfig = field(default_factory=SuspectsConfig)
+    attack_check: AttackCheckConfig = field(default_factory=AttackCheckConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+
+    @property
+    def fewest_in_class(self) -> int:
+        """Samples that some class must have for the data to be judged at all."""
+        return 2 * self.suspects.min_top
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastConfig:
+    """Stage 2 of preset `default`: where class means differ as no natural classes do."""
+
+    side: int = 5
+    """Side of the windows that are compared, odd, in pixels."""
+    natural_share: float = 0.9
+    """Share of all windows, the most ordinary, that says what is natural."""
+    min_score: float = 1.5
+    """Lowest score of a place that is looked at; about 1 is ordinary."""
+    places: int = 4
+    """Places looked at in a class, at most."""
+
+    def __post_init__(self) -> None:
+        _require("side must be odd and at least 3", self.side >= 3 and self.side % 2 == 1, self.side)
+        _require("natural_share must be above 0 and at most 1", 0 < self.natural_share <= 1, self.natural_share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureConfig:
+    """Stage 3 of preset `default`: which samples of a class carry something, and what."""
+
+    side: int = 9
+    """Side of the window around a place, in pixels."""
+    others: int = 6000
+    """Samples of other classes that stand for clean ones, at most."""
+    rounds: int = 6
+    """Rounds of expectation maximisation, at most."""
+    min_carriers: int = 6
+    """Fewest samples that a trigger can be read from."""
+    min_gain: float = 30.0
+    """Log-likelihood, in nats, that a trigger must explain for its class to be suspect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowDetectorConfig:
     """Stage 5 of preset `default`: the detector of a trigger's neighbourhood."""
 
-    others: int = 10_000
-    """Samples of other classes that a detector learns from, at most."""
-    others_in_all: int = 50_000
-    """The same for all detectors of a scan together, so that its time stays bounded."""
     margin: int = 4
     """Pixels around the trigger's bounding box."""
     max_side: int = 16
     """Longest side of the window in pixels."""
-    blend_range: tuple[float, float] = (0.1, 1.0)
+    blend_slack: tuple[float, float] = (0.75, 1.3)
+    """Patched samples are drawn with blend factors from this range around the estimated one, as multiples of it."""
     filters: int = 32
+    hidden: int = 32
     dropout: float = 0.3
-    epochs: int = 10
+    epochs: int = 5
     rounds: int = 1
-    """How often the trigger is sharpened on the flagged samples and the detector trained anew."""
-    min_to_sharpen: int = 20
-    blend_slack: float = 0.15
-    """Half the width of the blend factors around the estimated one, from the second round on."""
+    """How often the trigger is read anew from the flagged samples and the detector trained again."""
     batch_size: int = 256
     lr: float = 3e-3
     weight_decay: float = 1e-3
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        _require_blend_range(self.blend_range)
-        _require("others must be at least 1", min(self.others, self.others_in_all) >= 1, self.others)
-        _require("max_side must be at least 4", self.max_side >= 4, self.max_side)
+        low, high = self.blend_slack
+        _require("blend_slack must be two rising numbers above 0", 0 < low <= high, self.blend_slack)
+        _require("max_side must be at least 6", self.max_side >= 6, self.max_side)
         _require_share("dropout", self.dropout)
         _require_share("threshold", self.threshold)
 
@@ -148,36 +192,45 @@ class LabelCheckConfig:
     epochs: int = 2
     min_steps: int = 400
     batch_size: int = 128
+    max_side: int = 32
+    """Larger images are halved until they are no larger: what an image shows can be told from a small copy."""
     max_blanked: float = 0.25
-    """Share of the image up to which a trigger is painted over."""
+    """Share of the image up to which triggers are painted over."""
     significance: float = 1e-3
-    """Chance that flagged samples which agree like the kept ones agree so seldom, from which on a class is cleared."""
+    """Chance that flagged samples which fit like the kept ones fit so badly, from which on a class stays accused."""
+
+    @property
+    def training(self) -> EnsembleConfig:
+        """How one simple model is trained on all it is given."""
+        return EnsembleConfig(
+            architectures=(self.architecture,),
+            train_share=1.0,
+            epochs=self.epochs,
+            min_steps=self.min_steps,
+            batch_size=self.batch_size,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodConfig:
-    """The settings of stages 1 to 6."""
+class DirectMethodConfig:
+    """The settings of preset `default`, which looks at the samples before it trains anything."""
 
-    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    suspects: SuspectsConfig = field(default_factory=SuspectsConfig)
-    attack_check: AttackCheckConfig = field(default_factory=AttackCheckConfig)
-    detector: DetectorConfig | RegionDetectorConfig = field(default_factory=DetectorConfig)
-    label_check: LabelCheckConfig | None = None
-    """None: a class with a confirmed trigger is poisoned whatever its flagged samples look like."""
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    detector: WindowDetectorConfig = field(default_factory=WindowDetectorConfig)
+    label_check: LabelCheckConfig = field(default_factory=LabelCheckConfig)
+    attack_samples: int = 20_000
+    """Samples that the simple model behind the attack success rate learns from, at most."""
 
-    @classmethod
-    def preset(cls, name: Preset) -> MethodConfig:
-        """Return the settings that a preset's name stands for."""
-        if name == "paper":
-            return cls()
-        return cls(
-            # Two epochs already obey a trigger fully and know little else; all samples give evidence.
-            ensemble=EnsembleConfig(
-                architectures=((64,), (16, 16)), epochs=2, min_steps=400, min_batches=40, train_share=1.0
-            ),
-            detector=RegionDetectorConfig(),
-            label_check=LabelCheckConfig(),
-        )
+    @property
+    def fewest_in_class(self) -> int:
+        """Samples that some class must have for the data to be judged at all."""
+        return 10
+
+
+def method_preset(name: Preset) -> MethodConfig | DirectMethodConfig:
+    """Return the settings that a preset's name stands for."""
+    return MethodConfig() if name == "paper" else DirectMethodConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +258,7 @@ class ScanConfig:
     image_size: int | tuple[int, int] | None = None
     label_key: str | None = None
     jobs: int | None = None
-    method: MethodConfig = field(default=None)  # type: ignore[assignment]  # resolved in __post_init__
+    method: MethodConfig | DirectMethodConfig = field(default=None)  # type: ignore[assignment]  # resolved in __post_init__
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
@@ -219,7 +272,7 @@ class ScanConfig:
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")
         if self.method is None:
-            object.__setattr__(self, "method", MethodConfig.preset(self.preset))
+            object.__setattr__(self, "method", method_preset(self.preset))
 
     @property
     def canonical_size(self) -> tuple[int, int] | None:

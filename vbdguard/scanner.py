@@ -161,7 +161,7 @@ def opened_cache(directory: Path | str | None, *, use_cache: bool) -> Iterator[C
 
 def _require_enough(ingested: Ingested, config: ScanConfig) -> None:
     """Refuse data on which every class is too small to be tested: "clean" would mean nothing there."""
-    needed = 2 * config.method.suspects.min_top
+    needed = config.method.fewest_in_class
     largest = max(ingested.class_counts)
     if largest < needed:
         raise NothingToScanError(

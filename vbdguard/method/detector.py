@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +18,6 @@ from vbdguard.method.simple_model import SimpleModel
 from vbdguard.method.trigger import TriggerCandidate
 
 _CHUNK = 256
-
-
-class Detector(Protocol):
-    """Tells the poisoned samples of one class from its clean ones."""
-
-    @property
-    def label(self) -> int:
-        """The class whose samples it judges."""
-
-    @property
-    def threshold(self) -> float:
-        """The score above which a sample is flagged."""
-
-    def scores(self, images: Tensor) -> Tensor:
-        """Return a score in [0, 1] for each of uint8 (n, H, W, C) images that bear the label, float (n,)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Stage 6: which samples are poisoned (paper, section 3.3.6), and which classes stay accused."""
+"""Stage 6: which samples are poisoned (paper, section 3.3.6)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vbdguard.method.detector import Detector
+from vbdguard.method.detector import GradientDetector
 from vbdguard.method.ensemble import predict
 from vbdguard.method.samples import Samples
 from vbdguard.method.simple_model import SimpleModel
@@ -28,14 +28,8 @@ class Flags:
         members = samples.members(label)
         return members[self.is_flagged[members]]
 
-    def cleared(self, samples: Samples, label: int) -> Flags:
-        """Return the flags without those of one class."""
-        is_flagged = self.is_flagged.clone()
-        is_flagged[samples.members(label)] = False
-        return Flags(is_flagged, self.scores)
 
-
-def flag_samples(samples: Samples, detectors: Sequence[Detector]) -> Flags:
+def flag_samples(samples: Samples, detectors: Sequence[GradientDetector]) -> Flags:
     """Return the flags and scores of all samples; a detector judges only samples that bear its class's label."""
     scores = torch.zeros(len(samples), device=samples.device)
     is_flagged = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)

@@ -1,0 +1,367 @@
+"""Stage 3 of preset `default`: which samples of a class carry something at a place, and what it is.
+
+The class is taken as a mixture of samples like those of other classes and of samples with a pattern blended in
+(Eq. 1). A matched filter, whitened by how windows vary from sample to sample and how class means vary naturally, turns
+each window into one number; expectation maximisation alternates between the samples that carry the trigger and
+the trigger that they share. Filters are learned on one half of the class and judge the other half, so that no sample
+speaks for itself. The closed form of the blend: pixels keep (1 - a) of their spread and their mean moves by
+a (pattern - mean).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from vbdguard.config import MixtureConfig
+from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import Window
+
+Floats = NDArray[np.float64]
+
+_SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+_SMALLEST_SHIFT = 0.7
+_LOWEST, _HIGHEST, _BINS = -12.0, 40.0, 1040
+_WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
+_SHARE_STEPS = 30
+_PIXEL_NOISE = 4.0
+"""Variance, in squared grey levels, that rounding and compression add to any window."""
+_OPAQUE, _PARTLY = 0.3, 0.6
+"""Remaining variance below which a pattern hides what lies beneath, or clearly thins it."""
+_SMOOTH_ROUNDS = 8
+_FAINTEST = 0.02
+_CLEARLY_WORSE = 0.7
+_FEWEST_FOR_FILTER, _FEWEST_FOR_REST = 10.0, 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedTrigger:
+    """A trigger as the samples that seem to carry it show it."""
+
+    trigger: TriggerCandidate
+    blend_factor: float
+    """In (0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What the mixture says about one class at one place."""
+
+    planted: PlantedTrigger
+    posterior: Floats
+    """(n,) in [0, 1]: does this sample of the class carry the trigger?"""
+    share: float
+    """Of the class's samples, in (0, 1)."""
+    gain: float
+    """Log-likelihood (nats) of the class under the mixture above that without a trigger."""
+    window: Window
+
+
+def fit_mixture(view: View, config: MixtureConfig) -> Mixture | None:
+    """Return the likelier of two mixtures, one begun with the whole contrast and one with its sharp part, if any."""
+    fits = [fit for is_sharp in (False, True) if (fit := _fit(view, config, is_sharp=is_sharp)) is not None]
+    return max(fits, key=lambda fit: fit.gain, default=None)
+
+
+def planted_trigger(view: View, posterior: Floats) -> PlantedTrigger:
+    """Return the trigger that weighted samples of the class show; weights (n,) in [0, 1], not all 0."""
+    weights = torch.from_numpy(posterior).to(view.own)
+    return _in_image(_shape_of(_look(view, weights), view.background), view)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What stage 3 sees: windows of a class and of other classes, centred on the mean of the latter; how they vary."""
+
+    own: Tensor
+    """float32 (n, D)."""
+    others: Tensor
+    """float32 (m, D)."""
+    background: Floats
+    """(h, w, C): mean of the others, 0 to 255."""
+    covariance: Floats
+    """(D, D), from sample to sample."""
+    natural: Floats
+    """(D, D), from class mean to class mean."""
+    folds: tuple[Tensor, Tensor]
+    """float32 (n,), 0 or 1: two halves of the class."""
+    image_size: tuple[int, int]
+    window: Window
+
+    @classmethod
+    def of(cls, images: Tensor, own: Tensor, others: Tensor, natural: Tensor, window: Window) -> View:
+        """Cut windows out and centre them.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            own: int64 (n,), indices of the class's samples.
+            others: int64 (m,), indices of samples of other classes.
+            natural: float64 (D, D), from `natural_covariance`, for the size of the window.
+            window: where to look.
+        """
+        base = window.cut(images, others).flatten(1).float()
+        mean = base.mean(0)
+        base -= mean
+        covariance = _numbers(base.T @ base / len(base))
+        covariance[np.diag_indices_from(covariance)] += _PIXEL_NOISE
+        first = (torch.arange(len(own), device=own.device) % 2).float()
+        return cls(
+            own=window.cut(images, own).flatten(1).float() - mean,
+            others=base,
+            background=_numbers(mean).reshape(*window.size, images.shape[3]),
+            covariance=covariance,
+            natural=natural.cpu().numpy(),
+            folds=(first, 1 - first),
+            image_size=(images.shape[1], images.shape[2]),
+            window=window,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What weighted samples show in a window."""
+
+    shown: Floats
+    """(h, w, C): their mean minus that of other classes."""
+    contrast: Floats
+    """(h, w, C): their mean minus that of the rest of the class (or of other classes, where no rest is left)."""
+    remaining: Floats
+    """(h, w): their variance as a share of other classes' variance."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A trigger in a window: where, how much, how opaque."""
+
+    mask: NDArray[np.bool_]
+    """(h, w)."""
+    shift: Floats
+    """(h, w, C), 0 outside the mask: how far the mean moves."""
+    blend_factor: float
+    is_opaque: bool
+    """Whether it hides what lies beneath."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A matched filter for a shift of the mean."""
+
+    weights: Floats
+    """(D,), scaled so that other classes' windows score with a robust standard deviation of 1."""
+    centre: float
+    """Their median."""
+    usual: Floats
+    """(m,): their scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """One half of the class, judged by the filter of the other half."""
+
+    members: NDArray[np.intp]
+    """(n / 2,) indices into the class."""
+    bins: NDArray[np.intp]
+    """(n / 2,) bins that their scores fall into."""
+    usual: Floats
+    """(bins,): density of scores without the trigger."""
+    stamped: Floats
+    """(bins,): density of scores with it."""
+
+
+def _fit(view: View, config: MixtureConfig, *, is_sharp: bool) -> Mixture | None:
+    halves = _start(view, is_sharp=is_sharp)
+    if halves is None:
+        return None
+    posterior, share, gain = _posterior(halves[0], halves[1], len(view.own))
+    best: tuple[float, Floats, float, _Shape] | None = None
+    for round_number in range(config.rounds):
+        if posterior.sum() < config.min_carriers:
+            break
+        weights = torch.from_numpy(posterior).to(view.own)
+        shape = _shape_of(_look(view, weights), view.background)
+        posterior, share, gain = _posterior(_stamped_halves(view, weights, shape), share, len(view.own))
+        if best is None or gain > best[0]:
+            best = (gain, posterior, share, shape)
+        elif round_number >= 2 and gain < _CLEARLY_WORSE * best[0]:
+            break
+    if best is None:
+        return None
+    gain, posterior, share, shape = best
+    planted = _in_image(shape, view)
+    return Mixture(planted, posterior, share, gain, view.window)
+
+
+def _start(view: View, *, is_sharp: bool) -> tuple[list[_Half], float] | None:
+    """Return the halves under the likeliest of a few shares; the class's contrast is then share times shift."""
+    filters = [_filter(view, _contrast(view, fold, is_sharp=is_sharp), float(fold.sum())) for fold in view.folds]
+    moves = [
+        float(found.weights @ _contrast(view, fold, is_sharp=is_sharp))
+        for found, fold in zip(filters, view.folds, strict=True)
+    ]
+    best: tuple[float, float, list[_Half]] | None = None
+    for share in _SHARES:
+        if min(moves) / share < _SMALLEST_SHIFT:
+            continue
+        halves = [
+            _half(view, found, judged, found.usual + move / share)
+            for found, move, judged in zip(filters, moves, view.folds[::-1], strict=True)
+        ]
+        likelihood = sum(float(_log_ratios(half, share).sum()) for half in halves)
+        if best is None or likelihood > best[0]:
+            best = (likelihood, share, halves)
+    return None if best is None else (best[2], best[1])
+
+
+def _stamped_halves(view: View, weights: Tensor, shape: _Shape) -> list[_Half]:
+    """Return the halves, each judged by what the carriers of the other one show inside the trigger's mask."""
+    is_inside = np.repeat(shape.mask.reshape(-1), view.background.shape[2])
+    halves = []
+    for learned, judged in (view.folds, view.folds[::-1]):
+        carriers = float((weights * learned).sum())
+        shift = (
+            shape.shift
+            if carriers < 2
+            else _shift(_look(view, weights, learned), shape.mask, is_opaque=shape.is_opaque)
+        )
+        found = _filter(view, shift.reshape(-1), max(carriers, _FEWEST_FOR_FILTER))
+        hidden = _numbers(view.others @ torch.from_numpy(np.where(is_inside, found.weights, 0)).to(view.others))
+        stamped = found.usual + float(found.weights @ shift.reshape(-1)) - shape.blend_factor * hidden
+        halves.append(_half(view, found, judged, stamped))
+    return halves
+
+
+def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
+    weights = np.linalg.solve(view.covariance / carriers + view.natural, shift).astype(np.float64)
+    scores = _numbers(view.others @ torch.from_numpy(weights).to(view.others))
+    centre = float(np.median(scores))
+    scale = 1.4826 * float(np.median(np.abs(scores - centre))) + 1e-12
+    usual: Floats = (scores - centre) / scale
+    return _Filter(weights / scale, centre / scale, usual)
+
+
+def _half(view: View, found: _Filter, judged: Tensor, stamped: Floats) -> _Half:
+    members = judged.nonzero().squeeze(1)
+    scores = _numbers(view.own[members] @ torch.from_numpy(found.weights).to(view.own)) - found.centre
+    return _Half(members.cpu().numpy(), _bins(scores), _density(found.usual), _density(stamped))
+
+
+def _posterior(halves: list[_Half], share: float, n: int) -> tuple[Floats, float, float]:
+    """Return each sample's posterior, the share of carriers and the gain in log-likelihood (nats)."""
+    ratios = np.empty(n)
+    for half in halves:
+        ratios[half.members] = half.stamped[half.bins] / half.usual[half.bins]
+    for _ in range(_SHARE_STEPS):
+        posterior = share * ratios / (share * ratios + 1 - share)
+        share = float(np.clip(posterior.mean(), _NARROWEST_SHARE, _WIDEST_SHARE))
+    return posterior, share, float(np.log1p(share * (ratios - 1)).sum())
+
+
+def _log_ratios(half: _Half, share: float) -> Floats:
+    ratios: Floats = np.log1p(share * (half.stamped[half.bins] / half.usual[half.bins] - 1))
+    return ratios
+
+
+def _contrast(view: View, fold: Tensor, *, is_sharp: bool) -> Floats:
+    """Return how the mean of one half of the class differs from other classes', (D,); sharp: without smooth parts."""
+    contrast = _numbers(fold @ view.own / fold.sum())
+    if not is_sharp:
+        return contrast
+    residual, mask = _sharp_part(contrast.reshape(view.background.shape))
+    return np.where(mask[..., None], residual, 0).reshape(-1)
+
+
+def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
+    """Return what weighted samples of the class, or of one half of it, show."""
+    among = torch.ones_like(weights) if among is None else among
+    carried, rest = weights * among, (1 - weights) * among
+    shown = carried @ view.own / carried.sum()
+    spread = _numbers(carried @ (view.own - shown).square() / carried.sum()) / view.covariance.diagonal()
+    usual = rest @ view.own / rest.sum() if float(rest.sum()) > _FEWEST_FOR_REST else torch.zeros_like(shown)
+    shape = view.background.shape
+    return _Seen(
+        shown=_numbers(shown).reshape(shape),
+        contrast=_numbers(shown - usual).reshape(shape),
+        remaining=spread.reshape(shape).mean(2),
+    )
+
+
+def _shape_of(seen: _Seen, background: Floats) -> _Shape:
+    """Return where the trigger lies, how far it moves the mean, and its blend factor in closed form."""
+    _, mask = _sharp_part(seen.contrast)
+    lowest = float(seen.remaining.min())
+    is_opaque = lowest < _OPAQUE
+    if lowest < _PARTLY:
+        thinned = seen.remaining < (lowest + float(np.median(seen.remaining))) / 2
+        mask = thinned if is_opaque else mask | thinned
+    shift = _shift(seen, mask, is_opaque=is_opaque)
+    # No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.
+    needed = np.maximum(shift / np.maximum(255 - background, 5), -shift / np.maximum(background, 5))[mask].max()
+    thinning = 1 - np.sqrt(max(float(np.median(seen.remaining[mask])), 0.0))
+    blend_factor = float(np.clip(max(needed, thinning), _FAINTEST, 1))
+    return _Shape(mask, shift, blend_factor, is_opaque)
+
+
+def _shift(seen: _Seen, mask: NDArray[np.bool_], *, is_opaque: bool) -> Floats:
+    """Return how far the trigger moves the mean of the images that it is pasted on, (h, w, C).
+
+    Those come from all classes. An opaque pattern shows itself; what a faint one adds is told from the smooth
+    differences between classes by its sharpness.
+    """
+    moved = seen.shown if is_opaque else _sharp_part(seen.contrast)[0]
+    return np.where(mask[..., None], moved, 0)
+
+
+def _sharp_part(contrast: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return what a robust quadratic surface per channel leaves of (h, w, C), and where that is much, (h, w)."""
+    height, width, channels = contrast.shape
+    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None] - 0.5
+    basis = np.stack([np.ones_like(y), y, x, x * y, y * y, x * x], axis=-1).reshape(-1, 6)
+    flat = contrast.reshape(-1, channels)
+    weights = np.ones(len(flat))
+    for _ in range(_SMOOTH_ROUNDS):
+        weighted = basis * weights[:, None]
+        surface = basis @ np.linalg.solve(weighted.T @ basis + 1e-6 * np.eye(6), weighted.T @ flat)
+        strength = np.sqrt(((flat - surface) ** 2).sum(1))
+        weights = (1 + (strength / (np.median(strength) + 1e-9)) ** 2) ** -2.0
+    strength = strength.reshape(height, width)
+    mask = strength > max(3 * float(np.median(strength)), 0.25 * float(strength.max()))
+    if not mask.any():
+        mask = strength >= 0.6 * strength.max()
+    return (flat - surface).reshape(contrast.shape), mask
+
+
+def _in_image(shape: _Shape, view: View) -> PlantedTrigger:
+    """Return the trigger in full-image coordinates, un-blended."""
+    window, background, device = view.window, view.background, view.own.device
+    mask = torch.zeros(view.image_size, dtype=torch.bool)
+    pattern = torch.zeros(background.shape[2], *view.image_size)
+    place = np.s_[window.top : window.bottom, window.left : window.right]
+    mask[place] = torch.from_numpy(shape.mask)
+    unblended = (background + shape.shift / shape.blend_factor).clip(0, 255) * shape.mask[..., None]
+    pattern[:, place[0], place[1]] = torch.from_numpy(unblended).permute(2, 0, 1).float()
+    return PlantedTrigger(TriggerCandidate(mask.to(device), pattern.to(device)), shape.blend_factor)
+
+
+def _bins(scores: Floats) -> NDArray[np.intp]:
+    position = (scores - _LOWEST) * (_BINS / (_HIGHEST - _LOWEST))
+    return np.clip(position, 0, _BINS - 1).astype(np.intp)
+
+
+def _density(scores: Floats) -> Floats:
+    """Return a smooth histogram of scores, never 0, so that likelihood ratios stay finite."""
+    counts = np.bincount(_bins(scores), minlength=_BINS).astype(np.float64)
+    width = max(1.0, 1.06 * min(1.0, float(scores.std())) * len(scores) ** -0.2 * _BINS / (_HIGHEST - _LOWEST))
+    smooth = gaussian_filter1d(counts, width, mode="nearest") + 1e-3 * gaussian_filter1d(counts, 40, mode="nearest")
+    smooth += 1e-7 * len(scores)
+    density: Floats = smooth / smooth.sum()
+    return density
+
+
+def _numbers(x: Tensor) -> Floats:
+    numbers: Floats = x.double().cpu().numpy()
+    return numbers

@@ -1,0 +1,197 @@
+"""Stage 5 of preset `default`: a detector that looks at the trigger's neighbourhood only.
+
+It departs from the paper (section 3.3.5): it sees the pixels of a window around the trigger instead of the gradients of
+the whole image, and beside them the score of the matched filter for the trigger, which is hard to learn from few
+samples when the blend is faint. It learns from samples of other classes, clean and stamped. Instead of learning from
+pseudo-labels, which drift, it reads the trigger anew from the samples that the first round flags and starts again with
+that. And its score is a posterior under the share of poison that the class seems to hold, where the paper's threshold
+of 0.5 assumes that half of the class is poisoned. `benchmarks/README.md` has the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbdguard.config import WindowDetectorConfig
+from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.net import uniform_parameter
+from vbdguard.method.samples import Samples, centred, shuffled_batches
+from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import Window, window_around
+
+_PIXEL_SCALE = 64.0
+_PIXEL_NOISE = 4.0
+_PRIOR_STEPS = 50
+_PRIOR_LIMITS = (1e-4, 0.99)
+_CHUNK = 2048
+_LOWEST_SCORE, _HIGHEST_SCORE, _SCORE_SCALE = -8.0, 24.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedFilter:
+    """The linear score that tells stamped windows from others best if all are Gaussian."""
+
+    weights: Tensor
+    """float32 (D,)."""
+    centre: float
+    """Median score of other classes' windows; their robust standard deviation is 1."""
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Return the clipped score and its square, float32 (n, 2), of uint8 windows (n, h, w, C)."""
+        score = (windows.flatten(1).float() @ self.weights - self.centre).clamp(_LOWEST_SCORE, _HIGHEST_SCORE)
+        score = score / _SCORE_SCALE
+        return torch.stack([score, score.clamp(max=8).square() / 8], dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDetector:
+    """A classifier of windows into clean and stamped, with a score corrected for the class's share of poison."""
+
+    window: Window
+    matched: MatchedFilter
+    net: WindowNet
+    shift: float
+    """What turns the network's logit into the logit of the posterior."""
+    gain: float
+    """Log-likelihood (nats) of the class's samples under that share above none."""
+
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Return the posterior log-odds of poison of some of uint8 (N, H, W, C) images, float (n,)."""
+        return _judge(self.net, self.matched, self.window.cut(images, indices)) + self.shift
+
+
+def fit_window_detector(
+    samples: Samples,
+    own: Tensor,
+    others: Tensor,
+    planted: PlantedTrigger,
+    config: WindowDetectorConfig,
+    *,
+    generator: torch.Generator,
+) -> WindowDetector:
+    """Return a detector for a trigger.
+
+    Args:
+        samples: the training set.
+        own: int64 (n,), the samples of the suspected class.
+        others: int64 (m,), samples of other classes to learn from.
+        planted: the trigger, with the blend factor.
+        config: settings of the detector.
+        generator: CPU generator for weights, dropout, batch order and blend factors.
+    """
+    window = window_around(planted.trigger.mask, config.margin, config.max_side)
+    clean = window.cut(samples.images, others)
+    low, high = config.blend_slack
+    alpha = (torch.rand(len(others), generator=generator) * (high - low) + low) * planted.blend_factor
+    stamped = _inside(planted.trigger, window).paste(clean, alpha.clamp(0, 1).to(samples.device))
+    matched = _matched_filter(clean, stamped)
+    net = _train(torch.cat([clean, stamped]), matched, config, generator)
+    shift, gain = _share_of_poison(_judge(net, matched, window.cut(samples.images, own)))
+    return WindowDetector(window, matched, net, shift, gain)
+
+
+def _inside(trigger: TriggerCandidate, window: Window) -> TriggerCandidate:
+    rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
+    return TriggerCandidate(trigger.mask[rows, columns], trigger.pattern[:, rows, columns])
+
+
+class WindowNet(nn.Module):
+    """Two 3 x 3 convolutions, a 2 x 2 max pool, one hidden layer that also sees the matched filter's score.
+
+    Args:
+        input_shape: height, width (6 at least) and channels of the window.
+        config: filters, hidden units and dropout.
+        generator: CPU generator of weights and dropout.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, int, int], config: WindowDetectorConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        height, width, channels = input_shape
+        filters, hidden = config.filters, config.hidden
+        features = filters * -(-(height - 4) // 2) * -(-(width - 4) // 2) + 2
+        self.first = uniform_parameter((filters, channels, 3, 3), 9 * channels, generator)
+        self.first_bias = uniform_parameter((filters,), 9 * channels, generator)
+        self.second = uniform_parameter((filters, filters, 3, 3), 9 * filters, generator)
+        self.second_bias = uniform_parameter((filters,), 9 * filters, generator)
+        self.hidden = uniform_parameter((hidden, features), features, generator)
+        self.hidden_bias = uniform_parameter((hidden,), features, generator)
+        self.head = uniform_parameter((1, hidden), hidden, generator)
+        self.head_bias = uniform_parameter((1,), hidden, generator)
+        self.dropout = config.dropout
+        self.generator = generator
+
+    def forward(self, x: Tensor, scores: Tensor) -> Tensor:
+        """Return one logit per window, (n,), for float (n, C, h, w) and the filter's (n, 2); above 0 means stamped."""
+        x = F.conv2d(x, self.first, self.first_bias).relu()
+        x = F.max_pool2d(F.conv2d(x, self.second, self.second_bias), 2, ceil_mode=True).relu().flatten(1)
+        if self.training and self.dropout:
+            keep = torch.rand(x.shape, generator=self.generator).to(x.device) >= self.dropout
+            x = x * (keep / (1 - self.dropout))
+        x = F.linear(torch.cat([x, scores], dim=1), self.hidden, self.hidden_bias).relu()
+        return F.linear(x, self.head, self.head_bias).squeeze(1)
+
+
+def _matched_filter(clean: Tensor, stamped: Tensor) -> MatchedFilter:
+    x = clean.flatten(1).float()
+    shift = stamped.flatten(1).float().mean(0) - x.mean(0)
+    base = x - x.mean(0)
+    covariance = (base.T @ base / len(base)).double()
+    covariance.diagonal().add_(_PIXEL_NOISE)
+    weights = torch.linalg.solve(covariance, shift.double()).float()
+    scores = x @ weights
+    centre = scores.median()
+    scale = 1.4826 * (scores - centre).abs().median() + 1e-12
+    return MatchedFilter(weights / scale, float(centre / scale))
+
+
+def _pixels(windows: Tensor) -> Tensor:
+    return centred(windows) / _PIXEL_SCALE
+
+
+def _train(
+    windows: Tensor, matched: MatchedFilter, config: WindowDetectorConfig, generator: torch.Generator
+) -> WindowNet:
+    """Return a network fitted to windows, the first half of them clean and the second half stamped."""
+    _, height, width, channels = windows.shape
+    net = WindowNet((height, width, channels), config, generator).to(windows.device)
+    x, scores = _pixels(windows), matched(windows)
+    y = torch.arange(2, device=x.device, dtype=torch.float32).repeat_interleave(len(x) // 2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    steps = config.epochs * -(-len(x) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps)
+    positions = torch.arange(len(x), device=x.device)
+    for _ in range(config.epochs):
+        for batch in shuffled_batches(positions, config.batch_size, generator):
+            loss = F.binary_cross_entropy_with_logits(net(x[batch], scores[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _judge(net: WindowNet, matched: MatchedFilter, windows: Tensor) -> Tensor:
+    return torch.cat([net(_pixels(chunk), matched(chunk)) for chunk in windows.split(_CHUNK)])
+
+
+def _share_of_poison(logits: Tensor) -> tuple[float, float]:
+    """Return the logit shift from even odds to the class's own share of poison, and what that share gains (nats).
+
+    The share is found by expectation maximisation (Saerens, Latinne and Decaestecker, 2002).
+    """
+    logits = logits.double()
+    share, (low, high) = 0.1, _PRIOR_LIMITS
+    shift = 0.0
+    for _ in range(_PRIOR_STEPS):
+        shift = math.log(share / (1 - share))
+        share = min(max(float((logits + shift).sigmoid().mean()), low), high)
+    gain = float((F.softplus(logits + shift) + math.log(1 - share)).sum())
+    return shift, gain
