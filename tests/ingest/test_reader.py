@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from vbdguard.errors import CacheError, NothingToScanError, ReadError
+from vbdguard.ingest import reading
 from vbdguard.ingest import shards as shard_pass
 from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import dataset_digest, sample_digest
@@ -111,6 +112,62 @@ def test_second_ingest_decodes_nothing(shards: Shards, store_dir: Path, decoded:
     assert len(decoded) == 60
 
 
+def bytes_read() -> int:
+    """Return what this process has read so far, from the disk or its cache."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="counts through /proc")
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_each_byte_of_a_new_shard_is_read_once_and_of_a_known_one_too(
+    write_tar: Callable[..., Path], encode: Encode, tmp_path: Path, store_dir: Path, kind: str
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [encode(number, (400, 400)) for number in range(8)]
+    path = tmp_path / f"shard.{kind}"
+    if kind == "tar":
+        write_tar([(f"s{number}", image, number % 2) for number, image in enumerate(images)])
+    else:
+        pq.write_table(pa.table({"image": images, "label": [number % 2 for number in range(8)]}), path)
+    size = path.stat().st_size
+    assert size > 3_000_000
+    for _ in range(2):
+        before = bytes_read()
+        ingest(path, store_dir=store_dir, image_size=(8, 8))
+        assert size <= bytes_read() - before < 1.1 * size
+
+
+def test_a_shard_of_a_known_size_is_not_taken_for_the_known_one(
+    write_tar: Callable[..., Path], encode: Encode, store_dir: Path, decoded: list[object]
+) -> None:
+    path = write_tar([(f"s{number}", encode(number), number % 2) for number in range(4)])
+    size = path.stat().st_size
+    first = ingest(path, store_dir=store_dir)
+    write_tar([(f"s{number}", encode(number + 4), number % 2) for number in range(4)])
+    assert path.stat().st_size == size
+    second = ingest(path, store_dir=store_dir)
+    assert first.dataset_digest != second.dataset_digest
+    assert len(decoded) == 8
+
+
+def test_what_is_hashed_while_it_is_read_is_named_as_what_is_hashed_before(
+    shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shards(count=4)
+    (folder / "train-001.tar").write_bytes((folder / "train-001.tar").read_bytes()[:6000])
+    (folder / "train-002.tar").write_bytes(b"")
+    (folder / "train-003.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    while_reading = ingest(folder, store_dir=tmp_path / "one")
+    monkeypatch.setattr(TarShard, "size", lambda _: None)
+    before = ingest(folder, store_dir=tmp_path / "two")
+    assert_same(while_reading, before)
+    assert (while_reading.shards, while_reading.skipped) == (before.shards, before.skipped)
+    assert all(shard.digest for shard in before.shards)
+
+
 def test_only_the_shard_that_changed_is_decoded(
     shards: Shards, write_tar: Callable[..., Path], encode: Encode, store_dir: Path, decoded: list[object]
 ) -> None:
@@ -166,7 +223,7 @@ def test_the_largest_shards_are_read_twice_instead_of_kept(
 ) -> None:
     root = image_folder(tmp_path / "set", encode)
     first = ingest(root, store_dir=store_dir)
-    monkeypatch.setattr(shard_pass, "MAX_REPLAY", 500)
+    monkeypatch.setattr(reading, "MAX_REPLAY", 500)
     assert_same(first, ingest(root, store_dir=tmp_path / "other"))
 
 
@@ -417,7 +474,7 @@ def test_dataset_that_changes_between_hashing_and_decoding_is_refused(
             for number in range(4):
                 yield RawSample(str(number), np.frombuffer(os.urandom(64), np.uint8).reshape(8, 8), number % 2)
 
-    monkeypatch.setattr(shard_pass, "MAX_REPLAY", 0)
+    monkeypatch.setattr(reading, "MAX_REPLAY", 0)
     with pytest.raises(NothingToScanError, match="changed"):
         ingest(ShardSource(("m",), [Random([])], None, False), store_dir=store_dir)
 

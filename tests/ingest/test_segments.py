@@ -15,6 +15,7 @@ from vbdguard.ingest.segments import (
     DamagedSegmentError,
     SegmentWriter,
     SkippedEntry,
+    known_sizes,
     load_segment,
     open_pixels,
     remove_segment,
@@ -57,6 +58,15 @@ def test_pixels_of_another_shape_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"expected pixels of shape \(4, 5, 3\), got \(5, 4, 3\)"):
             writer.add("/k", 0, bytes(32), np.zeros((5, 4, 3), np.uint8))
         writer.close()
+
+
+def test_a_store_knows_the_sizes_of_the_files_that_it_has_read(tmp_path: Path) -> None:
+    assert known_sizes(tmp_path) == frozenset()
+    for content, size in (("ab", 10_240), ("cd", 10_240), ("ef", 1 << 40), ("gh", None)):
+        build(tmp_path, name=segment_key(content, size=size, image_size=(4, 5), label_key=None))
+    (tmp_path / "segments" / ".staging-0123").mkdir()
+    (tmp_path / "segments" / "no size-of ours").mkdir()
+    assert known_sizes(tmp_path) == {10_240, 1 << 40}
 
 
 def test_missing_segment_is_none(tmp_path: Path) -> None:
@@ -139,13 +149,14 @@ def test_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
 
 def test_key_depends_on_everything_the_content_follows_from(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {
-        segment_key("ab", image_size=(8, 9), label_key=None),
-        segment_key("ac", image_size=(8, 9), label_key=None),
-        segment_key("ab", image_size=(9, 8), label_key=None),
-        segment_key("ab", image_size=(8, 9), label_key="cls"),
+        segment_key("ab", size=9, image_size=(8, 9), label_key=None),
+        segment_key("ab", size=None, image_size=(8, 9), label_key=None),
+        segment_key("ac", size=9, image_size=(8, 9), label_key=None),
+        segment_key("ab", size=9, image_size=(9, 8), label_key=None),
+        segment_key("ab", size=9, image_size=(8, 9), label_key="cls"),
     }
     monkeypatch.setattr("vbdguard.ingest.decode.DECODE_RULE", "2")
-    keys.add(segment_key("ab", image_size=(8, 9), label_key=None))
+    keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))
     monkeypatch.setattr(segments, "SEGMENT_VERSION", 2)
-    keys.add(segment_key("ab", image_size=(8, 9), label_key=None))
-    assert len(keys) == 6
+    keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))
+    assert len(keys) == 7

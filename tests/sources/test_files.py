@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbdguard.errors import ReadError, SourceError
-from vbdguard.sources.files import BLOCK, HashingReader, file_digest, head, short_names
+from vbdguard.sources.files import BLOCK, HashingReader, file_bytes, file_digest, file_size, head, short_names
 
 
 def test_digest_of_a_large_file_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -61,3 +61,19 @@ def test_one_shard_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.tar").symlink_to(tmp_path / "a.tar")
     with pytest.raises(SourceError, match="named twice"):
         short_names([str(tmp_path / "a.tar"), str(tmp_path / "link.tar")])
+
+
+def test_size_and_content_of_files_and_urls(tmp_path: Path) -> None:
+    import fsspec
+
+    (tmp_path / "f").write_bytes(b"abc")
+    fsspec.filesystem("memory").pipe("/size/f", b"abcd")
+    assert (file_size(str(tmp_path / "f")), file_bytes(str(tmp_path / "f"))) == (3, b"abc")
+    assert (file_size("memory://size/f"), file_bytes("memory://size/f")) == (4, b"abcd")
+
+
+def test_the_size_of_what_is_not_there_is_unknown_and_its_content_an_io_error(tmp_path: Path) -> None:
+    assert file_size(str(tmp_path / "gone")) is None
+    assert file_size("memory://size/gone") is None
+    with pytest.raises(ReadError, match="io-error"):
+        file_bytes(str(tmp_path / "gone"))

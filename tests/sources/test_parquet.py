@@ -121,3 +121,20 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, png: Png, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SourceError, match=r"pip install vbdguard\[parquet\]"):
         read(path)
+
+
+def test_the_pass_that_reads_tells_the_digest_of_the_file(tmp_path: Path, png: Png) -> None:
+    path = write(tmp_path / "t.parquet", {"image": [png(0), png(1), None], "label": [0, 1, 1]})
+    heard: list[str] = []
+    shard = ParquetShard(str(path), path.name)
+    assert list(shard.read_and_hash(heard.append)) == read(path)
+    assert heard == [shard.digest()]
+    assert shard.size() == path.stat().st_size
+
+
+def test_a_file_that_is_too_large_to_be_held_is_hashed_in_a_pass_of_its_own(
+    tmp_path: Path, png: Png, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "t.parquet", {"image": [png(0)], "label": [0]})
+    monkeypatch.setattr("vbdguard.sources.parquet.MAX_HELD", path.stat().st_size - 1)
+    assert ParquetShard(str(path), path.name).size() is None

@@ -229,6 +229,33 @@ def test_file_that_changes_between_hashing_and_reading_is_refused(
         list(shard.read())
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("cut", [None, 700])
+def test_the_pass_that_reads_tells_the_digest_of_the_whole_file(
+    write_tar: WriteTar, png: Callable[..., bytes], mode: str, cut: int | None
+) -> None:
+    path = write_tar(whole(png), mode=mode)
+    path.write_bytes(path.read_bytes()[:cut])
+    heard: list[str] = []
+    shard = TarShard(str(path), path.name)
+    entries = list(shard.read_and_hash(heard.append))
+    assert entries == read(path)
+    assert heard == [TarShard(str(path), path.name).digest()]
+    assert shard.size() == path.stat().st_size
+
+
+def test_reading_and_hashing_does_not_ask_what_was_hashed_before(
+    write_tar: WriteTar, png: Callable[..., bytes]
+) -> None:
+    path = write_tar(whole(png))
+    shard = TarShard(str(path), path.name)
+    before = shard.digest()
+    write_tar(whole(png)[:-2])
+    heard: list[str] = []
+    assert len(list(shard.read_and_hash(heard.append))) == 2
+    assert heard == [shard.digest()] != [before]
+
+
 def test_truncated_shard_that_was_hashed_still_reads(write_tar: WriteTar, png: Callable[..., bytes]) -> None:
     path = write_tar(whole(png))
     path.write_bytes(path.read_bytes()[:2100] + b"x" * 3_000_000)

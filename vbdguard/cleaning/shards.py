@@ -19,7 +19,7 @@ from vbdguard.atomic import write_atomically
 from vbdguard.errors import ReadError, SourceError, VBDGuardError
 from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import sequence_digest
-from vbdguard.ingest.shards import entry_identity
+from vbdguard.ingest.reading import entry_identity
 from vbdguard.report import FlaggedSample, ShardReport, SkippedSample
 from vbdguard.sources.base import RawSample, Shard, Unreadable
 from vbdguard.sources.cutting import CuttingPlan, Fate, Places, Ruling, Written, is_safe_name

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 from vbdguard.engines.local import WorkerDied, map_shards
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, skipped_digest
-from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, load_segment, staging_area
+from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment, staging_area
 from vbdguard.ingest.shards import ShardOutcome, ShardTask, ingest_shard
 from vbdguard.ingest.sizing import Votes, canonical_size, probe_sizes
 from vbdguard.ingest.store import PixelStore, build_store
@@ -90,7 +91,8 @@ def ingest(
         size = image_size or _elect_size(shards, workers)
         with staging_area(store_dir) as staging:
             tasks = [ShardTask(shard, store_dir, staging, size, _label_key(shard, label_key)) for shard in shards]
-            outcomes = _map(ingest_shard, tasks, workers, _lost_shard, heard)
+            one = partial(ingest_shard, known_sizes=known_sizes(store_dir))
+            outcomes = _map(one, tasks, workers, _lost_shard, heard)
     finally:
         heard.end()
     return _collect(opened, outcomes, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from vbdguard.sources.files import BLOCK, file_digest
 SEGMENT_VERSION = 1
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
 _STAGING = ".staging-"
+_SIZE_END = "-"
+_HEX = re.compile("[0-9a-f]{1,16}")
 _STALE_SECONDS = 24 * 3600
 
 
@@ -63,16 +66,28 @@ class DamagedSegmentError(Exception):
     """A segment that is there but is not what was written."""
 
 
-def segment_key(content: str, *, image_size: tuple[int, int], label_key: str | None) -> str:
-    """Return the name of the segment that a shard's content becomes.
+def segment_key(content: str, *, size: int | None, image_size: tuple[int, int], label_key: str | None) -> str:
+    """Return the name of the segment that a shard's content becomes: a digest, behind the size of a shard's file.
 
     Args:
         content: hex digest of the shard's bytes, or over its samples.
+        size: bytes of the file, as `known_sizes` is to tell them; None where the shard is none.
         image_size: canonical height and width.
         label_key: where the labels were looked for.
     """
     parts = (SEGMENT_VERSION, content, list(image_size), decoder_id(), label_key)
-    return sequence_digest([json.dumps(part).encode() for part in parts])
+    name = sequence_digest([json.dumps(part).encode() for part in parts])
+    return name if size is None else f"{size:x}{_SIZE_END}{name}"
+
+
+def known_sizes(store_dir: Path) -> frozenset[int]:
+    """Return the sizes in bytes of the files whose segments stand in a store; none where there is no store."""
+    try:
+        names = [path.name for path in (store_dir / "segments").iterdir()]
+    except OSError:
+        return frozenset()
+    sizes = (name.partition(_SIZE_END) for name in names if not name.startswith(_STAGING))
+    return frozenset(int(size, 16) for size, end, _ in sizes if end and _HEX.fullmatch(size))
 
 
 def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool = True) -> Segment | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from vbdguard.errors import CacheError, ReadError, SourceError
 from vbdguard.ingest.decode import decode_images
-from vbdguard.ingest.digest import sample_digest, sequence_digest, skipped_digest
+from vbdguard.ingest.digest import sample_digest, skipped_digest
+from vbdguard.ingest.reading import ShardReading, entry_bytes, entry_identity
 from vbdguard.ingest.segments import (
     DamagedSegmentError,
     SegmentWriter,
@@ -19,9 +20,6 @@ from vbdguard.ingest.segments import (
     segment_key,
 )
 from vbdguard.sources.base import RawSample, Shard, Unreadable
-
-MAX_REPLAY = 128 << 20
-"""Bytes of a shard without a digest of its own that are kept between hashing and decoding, instead of read twice."""
 
 Batch = list[RawSample | Unreadable]
 
@@ -57,47 +55,58 @@ class ShardOutcome:
     """What was wrong with the segment that had to be rebuilt."""
 
 
-def ingest_shard(task: ShardTask) -> ShardOutcome:
+def ingest_shard(task: ShardTask, *, known_sizes: Container[int] = ()) -> ShardOutcome:
     """Make sure that the segment of a shard stands in the store; a known shard is not decoded again.
+
+    Args:
+        task: the shard, and where its segment goes.
+        known_sizes: bytes of the files whose segments stand in the store; a file of another size is new to it.
 
     Raises:
         CacheError: if the store cannot be written.
         SourceError: if a package for the format is missing.
     """
-    digest = ""
+    reading: ShardReading | None = None
     try:
-        samples = _Replay(task.shard)
-        digest = task.shard.digest() or samples.digest()
-        # Keys belong to a file's own content; those of loose files come from outside of it.
-        content = samples.identity() if samples.was_surveyed else digest
-        path = task.store_dir / "segments" / segment_key(content, image_size=task.image_size, label_key=task.label_key)
-        try:
-            segment, damage = load_segment(path, task.image_size), ""
-        except DamagedSegmentError as error:
-            segment, damage = None, f"{path.name}: {error}"
-            remove_segment(path)
-        if segment is None:
-            _build(task, samples, digest, path)
-        return ShardOutcome(digest, path, samples.key_prefix, damage=damage)
-    except ReadError as error:
-        return ShardOutcome(digest, None, failure=(error.reason, error.detail))
+        reading = ShardReading(task.shard)
+        damage = ""
+        if reading.size is None or reading.size in known_sizes:
+            reading.hash()
+            path = _segment_path(task, reading)
+            try:
+                if load_segment(path, task.image_size) is not None:
+                    return ShardOutcome(reading.digest, path, reading.key_prefix)
+            except DamagedSegmentError as error:
+                damage = f"{path.name}: {error}"
+                remove_segment(path)
+        path = _build(task, reading)
+        return ShardOutcome(reading.digest, path, reading.key_prefix, damage=damage)
     except (CacheError, SourceError):
         raise
     except Exception as error:  # one shard that breaks a library must cost this shard, not the scan
-        return ShardOutcome(digest, None, failure=("error", f"{type(error).__name__}: {error}"))
+        failure = ("error", f"{type(error).__name__}: {error}")
+        if isinstance(error, ReadError):
+            failure = (error.reason, error.detail)
+        return ShardOutcome("" if reading is None else reading.digest_of_failed(), None, failure=failure)
 
 
-def _build(task: ShardTask, samples: _Replay, digest: str, path: Path) -> None:
-    skipped: list[SkippedEntry] = []
+def _segment_path(task: ShardTask, reading: ShardReading) -> Path:
+    name = segment_key(reading.content, size=reading.size, image_size=task.image_size, label_key=task.label_key)
+    return task.store_dir / "segments" / name
+
+
+def _build(task: ShardTask, reading: ShardReading) -> Path:
+    """Decode a shard into its segment and return where that stands."""
+    left_out: list[SkippedEntry | Unreadable] = []
     seen: list[bytes] = []
-    prefix = samples.key_prefix
+    prefix = reading.key_prefix
     writer = SegmentWriter(task.staging / uuid4().hex, task.image_size)
     try:
-        for batch in _batches(samples, task.image_size):
+        for batch in _batches(reading, task.image_size):
             decoded = iter(decode_images([e.image for e in batch if isinstance(e, RawSample)], task.image_size))
             for entry in batch:
                 if isinstance(entry, Unreadable):
-                    skipped.append(_skipped(entry, prefix, digest))
+                    left_out.append(entry)
                     seen.append(entry_identity(entry))
                     continue
                 key = entry.key.removeprefix(prefix)
@@ -105,11 +114,14 @@ def _build(task: ShardTask, samples: _Replay, digest: str, path: Path) -> None:
                 seen.append(identity)
                 pixels = next(decoded)
                 if isinstance(pixels, ReadError):
-                    skipped.append(SkippedEntry(key, pixels.reason, pixels.detail, identity.hex(), True, False))
+                    left_out.append(SkippedEntry(key, pixels.reason, pixels.detail, identity.hex(), True, False))
                 else:
                     writer.add(key, entry.label, identity, pixels)
-        samples.check(seen)
+        reading.check(seen)
+        path = _segment_path(task, reading)
+        skipped = [one if isinstance(one, SkippedEntry) else _skipped(one, prefix, reading.digest) for one in left_out]
         writer.commit(path, skipped)
+        return path
     finally:
         writer.close()
 
@@ -121,13 +133,6 @@ def _skipped(entry: Unreadable, prefix: str, digest: str) -> SkippedEntry:
     return SkippedEntry(entry.key.removeprefix(prefix), entry.reason, entry.detail, identity, False, entry.is_shard)
 
 
-def entry_identity(entry: RawSample | Unreadable) -> bytes:
-    """Return the 32 bytes that stand for an entry in the digest of a shard that has none of its own."""
-    if isinstance(entry, RawSample):
-        return sample_digest(entry.image, entry.label)
-    return skipped_digest(entry.reason, entry.key.encode("utf-8", "surrogatepass"))
-
-
 def _batches(entries: Iterable[RawSample | Unreadable], image_size: tuple[int, int]) -> Iterator[Batch]:
     """Yield the entries in batches that stay below `_BATCH_BYTES`, encoded and decoded, where a single one does."""
     height, width = image_size
@@ -136,64 +141,9 @@ def _batches(entries: Iterable[RawSample | Unreadable], image_size: tuple[int, i
     size = 0
     for entry in entries:
         batch.append(entry)
-        size += _weight(entry)
+        size += entry_bytes(entry)
         if len(batch) == at_most or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _weight(entry: RawSample | Unreadable) -> int:
-    if isinstance(entry, Unreadable):
-        return 0
-    return len(entry.image) if isinstance(entry.image, bytes) else entry.image.nbytes
-
-
-class _Replay:
-    """The samples of a shard, hashed first where the shard has no digest, and read only once where they are few."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._kept: list[RawSample | Unreadable] | None = None
-        self._identities: list[bytes] = []
-        self._keys: list[str] = []
-        self.was_surveyed = False
-
-    def digest(self) -> str:
-        """Read and hash every sample; return the hex digest over them in their order."""
-        self.was_surveyed = True
-        kept: list[RawSample | Unreadable] = []
-        size = 0
-        for entry in self._shard.read():
-            self._identities.append(entry_identity(entry))
-            self._keys.append(entry.key)
-            size += _weight(entry)
-            if size > MAX_REPLAY:
-                kept.clear()
-            else:
-                kept.append(entry)
-        self._kept = kept if size <= MAX_REPLAY else None
-        return sequence_digest(self._identities)
-
-    @property
-    def key_prefix(self) -> str:
-        """What keys begin with: the name of a shard that is a file, nothing for loose samples."""
-        return "" if self.was_surveyed else self._shard.name
-
-    def identity(self) -> str:
-        """Return the hex digest over samples and keys."""
-        keys = (key.encode("utf-8", "surrogatepass") for key in self._keys)
-        return sequence_digest([*self._identities, *keys])
-
-    def check(self, seen: list[bytes]) -> None:
-        """Compare the samples that were decoded with those that were hashed.
-
-        Raises:
-            ReadError: "changed" if they are not the same.
-        """
-        if self.was_surveyed and seen != self._identities:
-            raise ReadError("changed", f"{self._shard.name} gave other samples when read again; scan it at rest")
-
-    def __iter__(self) -> Iterator[RawSample | Unreadable]:
-        return iter(self._kept) if self._kept is not None else self._shard.read()

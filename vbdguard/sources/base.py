@@ -6,9 +6,9 @@ another process and read there. Only the modules in this package know file forma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,21 @@ class Shard(Protocol):
 
         Raises:
             ReadError: if the shard as a whole cannot be read.
+        """
+
+
+@runtime_checkable
+class HashingShard(Shard, Protocol):
+    """A shard that is one file and can be hashed in the pass that reads it."""
+
+    def size(self) -> int | None:
+        """Return the file's bytes; None where nobody tells, or where this file must be hashed in a pass of its own."""
+
+    def read_and_hash(self, on_digest: Callable[[str], None]) -> Iterator[RawSample | Unreadable]:
+        """Yield what `read` yields; at the end `on_digest` gets what `digest` would say of the very bytes read.
+
+        Raises:
+            ReadError: if the shard as a whole cannot be read; then `on_digest` is not called.
         """
 
 

@@ -27,8 +27,12 @@ def local_path(path: str) -> str:
     return path.removeprefix("file://")
 
 
-def open_binary(path: str) -> BinaryIO:
+def open_binary(path: str, *, buffering: int = BLOCK) -> BinaryIO:
     """Return a readable binary stream.
+
+    Args:
+        path: a local path or an fsspec URL.
+        buffering: bytes to read ahead from a local file, 0 for none.
 
     Raises:
         ReadError: "io-error" if the file or URL cannot be opened.
@@ -36,7 +40,7 @@ def open_binary(path: str) -> BinaryIO:
     """
     try:
         if not is_url(path):
-            return Path(path).open("rb", buffering=BLOCK)
+            return Path(path).open("rb", buffering=buffering)
         import fsspec  # type: ignore[import-untyped]  # ships no annotations
 
         return cast(BinaryIO, fsspec.open(path, "rb").open())
@@ -63,6 +67,32 @@ def file_digest(path: str) -> str:
     return hasher.hexdigest()
 
 
+def file_size(path: str) -> int | None:
+    """Return a file's size in bytes, None where it cannot be told."""
+    try:
+        if not is_url(path):
+            return Path(path).stat().st_size
+        import fsspec
+
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        return cast("int | None", filesystem.size(inner))
+    except (ImportError, ValueError, OSError):
+        return None  # opening it says why
+
+
+def file_bytes(path: str) -> bytes:
+    """Return all bytes of a file.
+
+    Raises:
+        ReadError: "io-error" if it cannot be read.
+    """
+    try:
+        with open_binary(path) as stream:
+            return stream.read()
+    except OSError as error:
+        raise ReadError("io-error", f"cannot read it: {error}") from error
+
+
 def head(path: str, count: int = 512) -> bytes:
     """Return the first `count` bytes, fewer where the file is shorter.
 
@@ -70,7 +100,7 @@ def head(path: str, count: int = 512) -> bytes:
         ReadError: "io-error" if it cannot be read.
     """
     try:
-        with open_binary(path) as stream:
+        with open_binary(path, buffering=0) as stream:
             return stream.read(count)
     except OSError as error:
         raise ReadError("io-error", f"cannot read it: {error}") from error

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
-from vbdguard.sources.files import file_digest, open_binary
+from vbdguard.sources.files import file_bytes, file_digest, file_size, open_binary
 from vbdguard.sources.tar import checked_label
 from vbdguard.sources.tar_members import MAX_MEMBER
 
@@ -22,6 +25,8 @@ LABEL_COLUMNS = ("label", "labels", "cls", "class")
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 KEY_COLUMN = "__key__"
 ROWS_PER_BATCH = 256
+MAX_HELD = 128 << 20
+"""Bytes of a file that is held in memory to be hashed and read at once: its columns are not read in its order."""
 
 
 @dataclass(slots=True)
@@ -56,13 +61,32 @@ class ParquetShard:
                 are not those of `digest()`.
         """
         with opened_parquet(self.path) as file:
-            image, label = sample_columns(file.schema_arrow, self.label_key)
-            try:
-                yield from self._rows(file, image, label)
-            except ReadError as error:
-                yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
+            yield from self._entries(file)
         if self._digest not in (None, file_digest(self.path)):
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
+
+    def size(self) -> int | None:
+        """Return the file's bytes; None where nobody tells, or for more than `MAX_HELD`."""
+        size = file_size(self.path)
+        return None if size is None or size > MAX_HELD else size
+
+    def read_and_hash(self, on_digest: Callable[[str], None]) -> Iterator[RawSample | Unreadable]:
+        """Yield what `read` yields, from memory; at the end `on_digest` gets the hex BLAKE3 of the file.
+
+        Raises:
+            ReadError: "corrupt", "no-image-column", "no-label-column" or "io-error".
+        """
+        content = file_bytes(self.path)
+        with opened_parquet(self.path, content) as file:
+            yield from self._entries(file)
+        on_digest(blake3(content).hexdigest())
+
+    def _entries(self, file: Any) -> Iterator[RawSample | Unreadable]:
+        image, label = sample_columns(file.schema_arrow, self.label_key)
+        try:
+            yield from self._rows(file, image, label)
+        except ReadError as error:
+            yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
 
     def _rows(self, file: Any, image: str, label: str) -> Iterator[RawSample | Unreadable]:
         columns = [name for name in (KEY_COLUMN, image, label) if name in file.schema_arrow.names]
@@ -165,8 +189,12 @@ def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 @contextmanager
-def opened_parquet(path: str) -> Iterator[Any]:
+def opened_parquet(path: str, content: bytes | None = None) -> Iterator[Any]:
     """Yield the `pyarrow.parquet.ParquetFile` of a path or URL, its page checksums verified where it has them.
+
+    Args:
+        path: the file.
+        content: its bytes, where they have been read.
 
     Raises:
         ReadError: "io-error" or "corrupt".
@@ -177,7 +205,7 @@ def opened_parquet(path: str) -> Iterator[Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise SourceError(f"{path}: parquet needs pyarrow; pip install vbdguard[parquet]") from error
-    with open_binary(path) as stream:
+    with open_binary(path) if content is None else io.BytesIO(content) as stream:
         try:
             file = parquet.ParquetFile(stream, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
-from vbdguard.sources.files import BLOCK, LFS_MAGIC, HashingReader, file_digest, open_binary
+from vbdguard.sources.files import BLOCK, LFS_MAGIC, HashingReader, file_digest, file_size, open_binary
 from vbdguard.sources.tar_members import MAX_MEMBER, OtherMember, TarFile, iter_members
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -74,9 +74,21 @@ class TarShard:
         Raises:
             ReadError: "io-error", "git-lfs-pointer", or "changed" where the bytes are not those of `digest()`.
         """
-        return (piece.entry for piece in self.pieces() if piece.entry is not None)
+        return self.read_and_hash(self._refuse_change)
 
-    def pieces(self) -> Iterator[TarPiece]:
+    def size(self) -> int | None:
+        """Return the file's bytes, None where nobody tells."""
+        return file_size(self.path)
+
+    def read_and_hash(self, on_digest: Callable[[str], None]) -> Iterator[RawSample | Unreadable]:
+        """Yield what `read` yields; at the end `on_digest` gets the hex BLAKE3 of the bytes that were read.
+
+        Raises:
+            ReadError: "io-error" or "git-lfs-pointer".
+        """
+        return (piece.entry for piece in self.pieces(on_digest) if piece.entry is not None)
+
+    def pieces(self, on_digest: Callable[[str], None] | None = None) -> Iterator[TarPiece]:
         """Yield what `read` yields with the members behind it, and the members that are no sample; raises alike."""
         with open_binary(self.path) as file:
             raw = HashingReader(file)
@@ -90,8 +102,11 @@ class TarShard:
                 yield TarPiece("", (), Unreadable(self.name, error.reason, error.detail, is_shard=True))
                 while raw.read(BLOCK):  # to the end, for the digest
                     pass
-            if self._digest not in (None, raw.hexdigest()):
-                raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
+            (on_digest or self._refuse_change)(raw.hexdigest())
+
+    def _refuse_change(self, digest: str) -> None:
+        if self._digest not in (None, digest):
+            raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
 
     def _is_wanted(self, name: str) -> bool:
         suffix = split_name(name)[1]
