@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vbdguard.errors import CacheError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
+from vbdguard.ingest.keys import PackedKeys
 from vbdguard.sources.files import BLOCK, file_digest
 
 SEGMENT_VERSION = 1
@@ -56,7 +57,7 @@ class Segment:
     path: Path
     digests: NDArray[np.uint8]
     """(n, 32), in the shard's own order."""
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     """As the source gives them, less the shard's name where they begin with it."""
     labels: tuple[int | str, ...]
     skipped: tuple[SkippedEntry, ...]
@@ -116,7 +117,9 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
         if open_pixels(path).shape != (count, *image_size, 3) or digests.shape != (count, DIGEST_BYTES):
             raise DamagedSegmentError(f"expected {count} images of {image_size} and as many digests")
         skipped = tuple(SkippedEntry(**entry) for entry in body["skipped"])
-        return Segment(path, digests, tuple(body["keys"]), tuple(body["labels"]), skipped)
+        shared: dict[int | str, int | str] = {}
+        labels = tuple(shared.setdefault(label, label) for label in body["labels"])  # a name is held once
+        return Segment(path, digests, PackedKeys(body["keys"]), labels, skipped)
     except DamagedSegmentError:
         raise
     except Exception as error:  # whatever a damaged file makes json, numpy or a lookup raise

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vbdguard.errors import CacheError
 from vbdguard.ingest.digest import DIGEST_BYTES, digest_order
+from vbdguard.ingest.keys import ShardKeys
 from vbdguard.ingest.segments import Segment, open_pixels
 
 if TYPE_CHECKING:
@@ -110,13 +111,14 @@ def build_store(
         class_names: the source's names of the class numbers, where it knows them.
     """
     digests = np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *(segment.digests for segment in segments)])
-    keys = [prefix + key for segment, prefix in zip(segments, prefixes, strict=True) for key in segment.keys]
     labels = [label for segment in segments for label in segment.labels]
-    rows = [np.empty((0, 2), np.int32)]
-    for number, segment in enumerate(segments):
-        count = len(segment.keys)
-        rows.append(np.column_stack([np.full(count, number, np.int32), np.arange(count, dtype=np.int32)]))
-    order = _order(digests, keys)
+    counts = [len(segment.keys) for segment in segments]
+    shards = [np.full(count, number, np.int32) for number, count in enumerate(counts)]
+    places = [np.arange(count, dtype=np.int32) for count in counts]
+    rows = np.concatenate([np.empty((0, 2), np.int32), *map(np.column_stack, zip(shards, places, strict=True))])
+    shard_keys = [segment.keys for segment in segments]
+    order = _order(digests, ShardKeys(shard_keys, prefixes, rows))
+    rows = rows[order]
     table, indices = _classes(labels, class_names)
     return PixelStore(
         image_shape=(*image_size, 3),
@@ -124,9 +126,9 @@ def build_store(
         class_labels=table.labels,
         class_names=table.names,
         digests=digests[order],
-        keys=tuple(keys[index] for index in order),
+        keys=ShardKeys(shard_keys, prefixes, rows),
         _segments=tuple(segment.path for segment in segments),
-        _rows=np.concatenate(rows)[order],
+        _rows=rows,
         _open=lru_cache(maxsize=_OPEN_SEGMENTS)(open_pixels),
     )
 

@@ -109,7 +109,7 @@ class TarShard:
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
 
     def _is_wanted(self, name: str) -> bool:
-        suffix = split_name(name)[1]
+        suffix = name.rpartition("/")[2].partition(".")[2].lower()
         return suffix in IMAGE_FIELDS or suffix in ("cls", "json") or suffix == (self.label_key or "").lower()
 
     def _piece(self, group: _Group) -> TarPiece:
