@@ -5,7 +5,8 @@
     ├── reports/<key>.<device>.json
     │                       one finished report; the key covers data, settings, seed and version, and the kind of
     │                       device that computed it stands beside the key
-    ├── segments/<key>/     decoded pixels of one shard (written by `vbdguard.ingest.store`)
+    ├── segments/<size>-<key>/
+    │                       decoded pixels of one shard (written by `vbdguard.ingest.segments`)
     └── tables/<digest>     which digests pass, for guarded streams (written by `vbdguard.guards.digest_table`)
 
 Entries are named for their content, written once and put in place whole, so no lock is needed and any of

@@ -12,7 +12,8 @@ The rule, version `DECODE_RULE` (it enters every store key, with the decoder's o
 - Everything is resized to one (H, W) without keeping the aspect ratio, so a trigger at a fixed relative place
   stays at one place. Axes that shrink use area averaging (Pillow's BOX: it keeps the mean contrast of a small
   patch and does not ring), axes that grow use BILINEAR. JPEG is decoded in full: `draft()` would lose
-  high-frequency triggers.
+  high-frequency triggers. (Half-size decoding of 500 x 375 for 96 x 72 saves a third of the time; there the
+  weakest of small patches tried keep 0.62 of the signal of an exact area average, against 0.89 now.)
 - An image of more than `MAX_PIXELS` by its header is refused before it is decoded; a truncated one is refused
   even where the process has set `ImageFile.LOAD_TRUNCATED_IMAGES`.
 """

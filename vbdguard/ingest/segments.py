@@ -1,8 +1,8 @@
 """Segments: what one shard became, on disk.
 
-`<store_dir>/segments/<key>/` holds `pixels.npy` uint8 (n, H, W, 3), `digests.npy` uint8 (n, 32) and
-`samples.json` (keys, labels, what was left out, checksums). The key names everything the content follows from, so
-a segment is written once and never changed: written aside, synced, renamed. Nothing is pickled.
+`<store_dir>/segments/<name>/` holds `pixels.npy` uint8 (n, H, W, 3), `digests.npy` uint8 (n, 32) and
+`samples.json` (keys, labels, what was left out, checksums). The name covers everything that the content follows
+from, so a segment is written once and never changed: written aside, synced, renamed. Nothing is pickled.
 """
 
 from __future__ import annotations
