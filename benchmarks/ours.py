@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, get_args
 
 from benchmarks.methods import Task, Verdict
-from vbdguard.config import MethodConfig, Preset
+from vbdguard.config import Preset, method_preset
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ class Ours:
         from vbdguard.method.pipeline import detect
         from vbdguard.method.samples import Samples
 
-        config = MethodConfig.preset(self.name)
+        config = method_preset(self.name)
         images, labels = torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
         detection = detect(Samples(images, labels, data.n_classes), config, seed=seed)
         return Verdict(

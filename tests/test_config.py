@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import FrozenInstanceError, replace
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -11,12 +12,16 @@ from hypothesis import strategies as st
 
 from vbdguard.config import (
     AttackCheckConfig,
+    ContrastConfig,
     DetectorConfig,
+    DirectMethodConfig,
     EnsembleConfig,
+    LabelCheckConfig,
     MethodConfig,
-    RegionDetectorConfig,
     ScanConfig,
     SuspectsConfig,
+    WindowDetectorConfig,
+    method_preset,
 )
 from vbdguard.errors import ConfigError, VBDGuardError
 
@@ -53,26 +58,50 @@ def test_one_number_means_a_square(given: Any, expected: tuple[int, int] | None)
 def test_a_preset_is_resolved_and_written_down_in_full() -> None:
     for preset in ("default", "paper"):
         config = ScanConfig(preset=preset)  # type: ignore[arg-type]
-        assert config.method == MethodConfig.preset(preset)  # type: ignore[arg-type]
-        assert config.result_settings()["method"]["ensemble"]["epochs"] == config.method.ensemble.epochs
+        assert config.method == method_preset(preset)  # type: ignore[arg-type]
+        assert config.result_settings()["method"]["detector"]["epochs"] == config.method.detector.epochs
 
 
 def test_settings_of_ones_own_win_over_the_preset() -> None:
-    own = replace(MethodConfig.preset("paper"), suspects=SuspectsConfig(top=7))
-    assert ScanConfig(method=own).method.suspects.top == 7
+    assert ScanConfig(method=MethodConfig(suspects=SuspectsConfig(top=7))).method == MethodConfig(
+        suspects=SuspectsConfig(top=7)
+    )
+    own = DirectMethodConfig(label_check=LabelCheckConfig(epochs=7))
+    assert ScanConfig(preset="paper", method=own).result_settings()["method"]["label_check"]["epochs"] == 7
 
 
-def test_presets_differ_in_the_detector_and_the_second_proof() -> None:
-    default, paper = MethodConfig.preset("default"), MethodConfig.preset("paper")
-    assert isinstance(default.detector, RegionDetectorConfig)
-    assert isinstance(paper.detector, DetectorConfig)
-    assert default.label_check is not None
-    assert paper.label_check is None
+def test_presets_name_two_methods() -> None:
+    assert method_preset("default") == DirectMethodConfig()
+    assert method_preset("paper") == MethodConfig()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ContrastConfig(side=4), "side must be odd and at least 3, got 4"),
+        (lambda: ContrastConfig(side=1), "side must be odd and at least 3, got 1"),
+        (lambda: ContrastConfig(natural_share=0), "natural_share must be above 0 and at most 1, got 0"),
+        (lambda: WindowDetectorConfig(max_side=5), "max_side must be at least 6, got 5"),
+        (lambda: WindowDetectorConfig(threshold=1.5), "threshold must be 0 to 1, got 1.5"),
+        (lambda: WindowDetectorConfig(dropout=-0.1), "dropout must be 0 to 1, got -0.1"),
+        (lambda: WindowDetectorConfig(blend_slack=(1.2, 0.8)), "blend_slack must be two rising numbers above 0"),
+        (lambda: DetectorConfig(blend_range=(0.5, 1.2)), "blend_range must be two rising numbers above 0, at most 1"),
+        (lambda: SuspectsConfig(top=4), "min_top must be 2 to top"),
+    ],
+)
+def test_a_setting_of_a_stage_that_cannot_be_right_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_each_method_says_how_many_samples_a_class_must_have() -> None:
+    assert method_preset("default").fewest_in_class == 10
+    assert MethodConfig(suspects=SuspectsConfig(min_top=3)).fewest_in_class == 6
 
 
 def test_the_paper_preset_is_the_published_experiment() -> None:
     """Paper, section 4.1, and the configuration that its authors published."""
-    paper = MethodConfig.preset("paper")
+    paper = MethodConfig()
     ensemble = paper.ensemble
     assert ensemble.architectures == ((64,), (10, 10), (16, 16))
     assert (ensemble.train_share, ensemble.epochs) == (0.8, 20)
@@ -94,7 +123,7 @@ def test_the_paper_preset_is_the_published_experiment() -> None:
 def test_the_paper_preset_plans_batches_as_published(
     shape: tuple[int, int, int], n: int, expected: tuple[int, int]
 ) -> None:
-    assert MethodConfig.preset("paper").ensemble.plan(shape, n) == expected
+    assert MethodConfig().ensemble.plan(shape, n) == expected
 
 
 @settings(max_examples=200)

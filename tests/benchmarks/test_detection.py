@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import detection
+from benchmarks import detection, ours
 from benchmarks.methods import Task, Verdict
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import EnsembleConfig, MethodConfig
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings with which a scan takes a second."""
     config = MethodConfig(ensemble=EnsembleConfig(architectures=((4,),), epochs=1, batch_size=32))
-    monkeypatch.setattr(MethodConfig, "preset", lambda _: config)
+    monkeypatch.setattr(ours, "method_preset", lambda _: config)
 
 
 @dataclass

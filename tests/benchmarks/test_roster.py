@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import ours
 from benchmarks.methods import NEEDS, Task, Verdict
 from benchmarks.ours import OURS
 from benchmarks.rivals import METHODS
@@ -51,7 +52,7 @@ def test_listing_the_methods_loads_no_torch() -> None:
 
 def test_our_verdict_has_the_settings_and_stages_of_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = MethodConfig(ensemble=EnsembleConfig(architectures=((4,),), epochs=1))
-    monkeypatch.setattr(MethodConfig, "preset", lambda _: quick)
+    monkeypatch.setattr(ours, "method_preset", lambda _: quick)
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
     verdict = OURS["default"].detect(Task(images, np.arange(60) % 3, 3), seed=0, device=torch.device("cpu"))
     assert (verdict.is_flagged.shape, verdict.is_flagged.dtype) == ((60,), np.bool_)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vbdguard.attacks.poison import poison_arrays
 from vbdguard.attacks.triggers import Mode, frame_trigger
 from vbdguard.cli.demo_data import DemoSet
-from vbdguard.config import EnsembleConfig, LabelCheckConfig, MethodConfig, RegionDetectorConfig
+from vbdguard.config import DirectMethodConfig, EnsembleConfig, LabelCheckConfig, WindowDetectorConfig
 from vbdguard.method.ensemble import Ensemble, fit_ensemble
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
@@ -89,16 +89,16 @@ def planted_everywhere(natural: Samples) -> Planted:
 
 
 @pytest.fixture(scope="session")
-def method() -> MethodConfig:
-    """Preset `default` in small: as many steps as a thousand images need, not as 50,000 would."""
-    return MethodConfig(
-        ensemble=EnsembleConfig(architectures=((16,), (8, 8)), epochs=4, batch_size=32, train_share=1.0),
-        detector=RegionDetectorConfig(batch_size=64, margin=2, others=500, lr=1e-2, blend_range=(0.5, 1.0)),
+def method() -> DirectMethodConfig:
+    """Preset `default` with as many steps as a thousand images need, not as 50,000 would."""
+    return DirectMethodConfig(
+        detector=WindowDetectorConfig(batch_size=64, epochs=8),
         label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
     )
 
 
 @pytest.fixture(scope="session")
-def ensemble(planted: Planted, method: MethodConfig) -> Ensemble:
+def ensemble(planted: Planted) -> Ensemble:
     """Simple poisoned models of the all-to-one attack."""
-    return fit_ensemble(planted.samples, method.ensemble, seed=0, progress=Silent())
+    settings = EnsembleConfig(architectures=((16,), (8, 8)), epochs=4, batch_size=32, train_share=1.0)
+    return fit_ensemble(planted.samples, settings, seed=0, progress=Silent())

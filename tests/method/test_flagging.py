@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vbdguard.method.flagging import Flags, flag_samples, suggested_labels
+from vbdguard.method.flagging import flag_samples, suggested_labels
 from vbdguard.method.samples import Samples
 
 
@@ -56,13 +56,6 @@ def test_without_detectors_nothing_is_flagged() -> None:
 def test_a_score_at_the_threshold_is_no_flag() -> None:
     samples = Samples(levels(255, 0), torch.tensor([0, 0]), 1)
     assert not flag_samples(samples, [ByBrightness(0, 1.0)]).is_flagged.any()
-
-
-def test_clearing_a_class_leaves_the_others_and_the_original_alone() -> None:
-    flags = Flags(torch.ones(6, dtype=torch.bool), torch.full((6,), 0.9))
-    cleared = flags.cleared(SAMPLES, 2)
-    assert cleared.is_flagged.tolist() == [True, True, True, False, False, False]
-    assert flags.is_flagged.all()
 
 
 def test_the_suggested_label_is_the_likeliest_beside_the_given_one() -> None:

@@ -14,7 +14,7 @@ import torch
 from vbdguard.attacks.copying import PoisonSettings
 from vbdguard.attacks.poison import Poisoned, poison_arrays
 from vbdguard.cli.demo_data import DemoSet
-from vbdguard.config import EnsembleConfig, LabelCheckConfig, MethodConfig, RegionDetectorConfig, ScanConfig
+from vbdguard.config import DirectMethodConfig, LabelCheckConfig, ScanConfig, WindowDetectorConfig
 from vbdguard.ingest.reader import ingest
 from vbdguard.ingest.store import PixelStore
 from vbdguard.report import ScanReport
@@ -86,9 +86,8 @@ def poisoned_set(tmp_path_factory: pytest.TempPathFactory) -> Poisonings:
     config = ScanConfig(
         device="cpu",
         jobs=1,
-        method=MethodConfig(
-            ensemble=EnsembleConfig(architectures=((16,), (8, 8)), epochs=4, batch_size=32, train_share=1.0),
-            detector=RegionDetectorConfig(batch_size=64, margin=2, others=500, lr=1e-2, blend_range=(0.5, 1.0)),
+        method=DirectMethodConfig(
+            detector=WindowDetectorConfig(batch_size=64, epochs=8),
             label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
         ),
     )
