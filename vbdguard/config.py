@@ -165,7 +165,7 @@ class WindowDetectorConfig:
     """Longest side of the window in pixels."""
     blend_slack: tuple[float, float] = (0.75, 1.3)
     """Patched samples are drawn with blend factors from this range around the estimated one, as multiples of it."""
-    filters: int = 32
+    filters: int = 16
     hidden: int = 32
     dropout: float = 0.3
     epochs: int = 5
@@ -188,12 +188,12 @@ class WindowDetectorConfig:
 class LabelCheckConfig:
     """The second proof of preset `default`: flagged samples must be strangers in their class."""
 
-    architecture: tuple[int, ...] = (16, 16)
-    epochs: int = 2
+    architecture: tuple[int, ...] = (16, 32)
+    epochs: int = 3
     min_steps: int = 400
     batch_size: int = 128
     max_side: int = 32
-    """Larger images are halved until they are no larger: what an image shows can be told from a small copy."""
+    """Images of this many pixels a side, or more, are judged by a copy halved once, and on until it is no larger."""
     max_blanked: float = 0.25
     """Share of the image up to which triggers are painted over."""
     significance: float = 1e-3
@@ -219,8 +219,8 @@ class DirectMethodConfig:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     detector: WindowDetectorConfig = field(default_factory=WindowDetectorConfig)
     label_check: LabelCheckConfig = field(default_factory=LabelCheckConfig)
-    attack_samples: int = 20_000
-    """Samples that the simple model behind the attack success rate learns from, at most."""
+    coarse_side: int = 8
+    """Longest side of the coarse images, in pixels, in which triggers that cover the whole image are looked for."""
 
     @property
     def fewest_in_class(self) -> int:

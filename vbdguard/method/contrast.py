@@ -37,9 +37,9 @@ class Place:
 
 
 def class_contrasts(samples: Samples) -> Tensor:
-    """Return mean image of each class minus that of all other samples, float64 (K, H, W, C).
+    """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
 
-    Classes without samples, and one that holds all of them, get zeros.
+    The median does not know of a trigger that a few classes bear. Classes without samples get zeros.
     """
     counts = samples.labels.bincount(minlength=samples.n_classes).double()
     sums = torch.zeros(samples.n_classes, samples.images[0].numel(), dtype=torch.float64, device=samples.device)
@@ -47,14 +47,13 @@ def class_contrasts(samples: Samples) -> Tensor:
         # Whole numbers below 2**24: exact in float32.
         chosen = F.one_hot(labels, samples.n_classes).float()
         sums += (chosen.T @ images.flatten(1).float()).double()
-    others = counts.sum() - counts
-    means, rest = sums / counts.clamp_min(1)[:, None], (sums.sum(0) - sums) / others.clamp_min(1)[:, None]
-    is_comparable = (counts > 0) & (others > 0)
-    return torch.where(is_comparable[:, None], means - rest, 0.0).view(-1, *samples.images.shape[1:])
+    means = sums / counts.clamp_min(1)[:, None]
+    usual = means[counts > 0].quantile(0.5, dim=0)
+    return torch.where((counts > 0)[:, None], means - usual, 0.0).view(-1, *samples.images.shape[1:])
 
 
 def contrast_scores(contrasts: Tensor, config: ContrastConfig) -> Tensor:
-    """Return how little natural differences explain the window around each pixel, float64 (K, H, W).
+    """Return how little the other classes' differences explain the window around each pixel, float64 (K, H, W).
 
     Args:
         contrasts: float64 (K, H, W, C), from `class_contrasts`.
@@ -63,13 +62,21 @@ def contrast_scores(contrasts: Tensor, config: ContrastConfig) -> Tensor:
     side, pad = config.side, config.side // 2
     padded = F.pad(contrasts.permute(0, 3, 1, 2), (pad, pad, pad, pad), mode="reflect")
     windows = padded.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).flatten(3)
-    x = windows.flatten(0, 2)
+    by_class = windows.flatten(1, 2)
+    x = by_class.flatten(0, 1)
     is_natural = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    distances = x.new_zeros(len(x))
     for _ in range(_TRIMMING_ROUNDS):
-        distances = _distances(x, x[is_natural])
+        distances = _distances(x, _covariance(x[is_natural]))
         is_natural = distances <= _quantile(distances, config.natural_share)
-    return distances.view(windows.shape[:3])
+    kept = by_class * is_natural.view(*by_class.shape[:2], 1)
+    products, counts = kept.transpose(1, 2) @ kept, is_natural.view(len(contrasts), -1).sum(1)
+    # A class is measured by the others' windows, or one whose image is all trigger would explain itself.
+    scores = []
+    for label, own in enumerate(by_class):
+        count = counts.sum() - counts[label]
+        total = products.sum(0) - products[label]
+        scores.append(_distances(own, total / count) if count > x.shape[1] else _distances(own, _covariance(x)))
+    return torch.stack(scores).view(windows.shape[:3])
 
 
 def find_places(scores: Tensor, config: ContrastConfig) -> list[Place]:
@@ -81,28 +88,50 @@ def find_places(scores: Tensor, config: ContrastConfig) -> list[Place]:
     return [Place(int(row), int(column), float(scores[row, column])) for row, column in peaks[order].tolist()]
 
 
-def natural_covariance(contrasts: Tensor, size: tuple[int, int], natural_share: float) -> Tensor:
-    """Return how windows of natural class differences vary, float64 (D, D) with D = height width C.
+@dataclass(frozen=True, slots=True)
+class NaturalVariation:
+    """How windows of natural class differences vary."""
 
-    The windows with the sharpest details are left out: a trigger would be among them.
+    windows: Tensor
+    """float64 (K, P, D): windows of each class's contrast; those with the sharpest details, where a trigger would be,
+    are 0."""
+    counts: Tensor
+    """int64 (K,): how many of each class are left."""
+    products: Tensor
+    """float64 (D, D): sum of their outer products over all classes."""
 
-    Args:
-        contrasts: float64 (K, H, W, C).
-        size: height and width of the windows.
-        natural_share: share of the windows, the smoothest, that is natural for sure.
-    """
-    windows = contrasts.unfold(1, size[0], 1).unfold(2, size[1], 1).permute(0, 1, 2, 4, 5, 3)
-    flat = windows.flatten(3).flatten(0, 2)
-    step = max(1, len(flat) // (2 * _MOST_WINDOWS))  # neighbours say nearly the same
-    flat = flat[::step]
-    detail = flat.view(-1, *windows.shape[3:])
-    roughness = detail.diff(2, dim=1).abs().mean((1, 2, 3)) + detail.diff(2, dim=2).abs().mean((1, 2, 3))
-    natural = flat[roughness <= _quantile(roughness, natural_share)]
-    return natural.T @ natural / len(natural)
+    @classmethod
+    def of(cls, contrasts: Tensor, side: int, natural_share: float) -> NaturalVariation:
+        """Gather the windows.
+
+        Args:
+            contrasts: float64 (K, H, W, C).
+            side: side of the windows in pixels, cut to the image.
+            natural_share: share of the windows, the smoothest, that is natural for sure.
+        """
+        height, width = (min(side, length) for length in contrasts.shape[1:3])
+        windows = contrasts.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+        step = max(1, windows.shape[0] * windows.shape[1] * windows.shape[2] // _MOST_WINDOWS)
+        detail = windows.flatten(1, 2)[:, ::step]  # neighbours say nearly the same
+        roughness = detail.diff(2, dim=2).abs().mean((2, 3, 4)) + detail.diff(2, dim=3).abs().mean((2, 3, 4))
+        is_natural = roughness <= _quantile(roughness.flatten(), natural_share)
+        kept = detail.flatten(2) * is_natural[..., None]
+        flat = kept.flatten(0, 1)
+        return cls(kept, is_natural.sum(1), flat.T @ flat)
+
+    def without(self, label: int) -> Tensor:
+        """Return the covariance over all classes but one, float64 (D, D)."""
+        own = self.windows[label]
+        count = int(self.counts.sum() - self.counts[label])
+        return (self.products - own.T @ own) / max(1, count)
 
 
-def _distances(x: Tensor, natural: Tensor) -> Tensor:
-    covariance = natural.T @ natural / len(natural)
+def _covariance(x: Tensor) -> Tensor:
+    return x.T @ x / len(x)
+
+
+def _distances(x: Tensor, covariance: Tensor) -> Tensor:
+    covariance = covariance.clone()
     covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean() + 1e-12)
     factor = torch.linalg.cholesky(covariance)
     whitened: Tensor = torch.linalg.solve_triangular(factor, x.T, upper=False)

@@ -4,7 +4,7 @@
     trigger       which samples carry something there, and what                                      mixture
     detector      a classifier of stamped and clean windows for each trigger                         window_detector
     ensemble      models that cannot see the triggers learn what the classes look like               label_check
-    attack_check  a class stays accused if its flagged samples do not belong there; what the trigger does to a model
+    attack_check  a class stays accused if the samples that carry its trigger do not belong there     label_check
     flagging      trigger and content together judge each sample
 
 The published method (`published`) trains models first and asks their gradients for suspects; it misses classes of which
@@ -20,24 +20,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.attack_check import attack_success_rate
-from vbdguard.method.contrast import Place, class_contrasts, contrast_scores, find_places, natural_covariance
+from vbdguard.method.contrast import NaturalVariation, Place, class_contrasts, contrast_scores, find_places
 from vbdguard.method.detection import ClassFinding, Detection, StageClock
-from vbdguard.method.ensemble import fit_ensemble
-from vbdguard.method.flagging import suggested_labels
 from vbdguard.method.label_check import Membership, blind_fits, membership
 from vbdguard.method.mixture import Mixture, PlantedTrigger, View, fit_mixture, planted_trigger
-from vbdguard.method.samples import Samples, stratified_split
+from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.simple_model import SimpleModel
-from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, sharpen_trigger
+from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, TriggerCandidate, sharpen_trigger
 from vbdguard.method.window import Window, window_at
 from vbdguard.method.window_detector import fit_window_detector
-from vbdguard.progress import Progress, Silent
+from vbdguard.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +42,52 @@ _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
-_ATTACKED = 500
-"""Samples on which the attack success rate is measured, at most."""
+_COARSE_GAIN = 1.0
+"""Log-likelihood (nats) per carrier that a trigger must explain in coarse images."""
+_HARDLY = 0.1
+"""Posterior above which a sample is kept from models that must not learn a trigger."""
+_ECHO, _ECHO_GAIN = 0.8, 0.2
+"""Share of carriers that two places have in common, and of the gain, from which on both show one trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """The images at one size: as they are, where small patches stand out, or coarse, where whole pictures do."""
+
+    samples: Samples
+    image_size: tuple[int, int]
+    """Height and width of the whole images."""
+    natural: NaturalVariation
+    places: Mapping[int, list[Place]]
+    """Where each suspicious class looks unlike the others."""
+    side: int
+    """Of the windows of stage 3."""
+
+    @classmethod
+    def of(cls, samples: Samples, image_size: tuple[int, int], config: DirectMethodConfig, side: int) -> _Level:
+        """Look for suspicious places."""
+        contrasts = class_contrasts(samples)
+        scores = contrast_scores(contrasts, config.contrast)
+        places = {i: found for i, of_class in enumerate(scores) if (found := find_places(of_class, config.contrast))}
+        natural = NaturalVariation.of(contrasts, side, config.contrast.natural_share)
+        return cls(samples, image_size, natural, places, side)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the images are smaller than they were."""
+        return self.samples.image_shape[:2] != self.image_size
+
+    def least_gain(self, mixture: Mixture, config: DirectMethodConfig) -> float:
+        """Return the log-likelihood (nats) that a mixture must explain: in coarse images every class has its looks."""
+        carriers = float(mixture.posterior.sum())
+        return max(config.mixture.min_gain, _COARSE_GAIN * carriers if self.is_coarse else 0.0)
+
+    def enlarged(self, trigger: TriggerCandidate) -> TriggerCandidate:
+        """Return a trigger of this size in the pixels of the whole images."""
+        if tuple(trigger.mask.shape) == self.image_size:
+            return trigger
+        mask = F.interpolate(trigger.mask[None, None].float(), self.image_size)[0, 0] > 0
+        return TriggerCandidate(mask, F.interpolate(trigger.pattern[None], self.image_size)[0] * mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +97,23 @@ class _Suspect:
     label: int
     members: Tensor
     """int64 (n,)."""
+    level: _Level
+    """At which size it is seen."""
     planted: PlantedTrigger
+    """In the pixels of that size."""
     window: Window
     """Where stage 3 looked."""
     logits: Tensor
     """float32 (n,): posterior log-odds of the members."""
     gain: float
     """Log-likelihood (nats) that the trigger explains."""
+    is_wide: bool
+    """Whether the trigger reaches beyond the window."""
+
+    @property
+    def trigger(self) -> TriggerCandidate:
+        """The trigger in the pixels of the whole images."""
+        return self.level.enlarged(self.planted.trigger)
 
     def flagged_among(self, n: int) -> NDArray[np.bool_]:
         """Return bool (n,): which of n samples carry the trigger more likely than not."""
@@ -78,100 +129,112 @@ class _Blind:
     fits: NDArray[np.float64]
     """(N, L): log-probability of the labels that are suspect."""
     column: Mapping[int, int]
+    likeliest: Tensor
+    """int64 (N, 2): the two likeliest labels."""
 
 
 def detect_direct(samples: Samples, config: DirectMethodConfig, *, seed: int, clock: StageClock) -> Detection:
     """Return which classes and samples are poisoned; see `vbdguard.method.pipeline.detect`."""
     with clock("suspects"):
-        contrasts = class_contrasts(samples)
-        scores = contrast_scores(contrasts, config.contrast)
-        places = {
-            label: found for label, of_class in enumerate(scores) if (found := find_places(of_class, config.contrast))
-        }
-    with clock("trigger", len(places)) as listener:
-        natural = natural_covariance(contrasts, _size(samples, config), config.contrast.natural_share)
-        suspects = _fit_to_blank(_suspects(samples, places, natural, config, seed, listener), config)
+        levels = _levels(samples, config)
+    with clock("trigger", samples.n_classes) as listener:
+        suspects = _fit_to_blank(_suspects(samples, levels, config, seed, listener), config)
     with clock("ensemble", 2 if suspects else 0) as listener:
         blind = _look_without_triggers(samples, suspects, config, seed, listener)
+    with clock("attack_check"):
         strangers = [suspect for suspect, fit in _memberships(samples, suspects, blind, config) if fit.is_stranger]
     with clock("detector", len(strangers)) as listener:
-        sharper = _train_detectors(samples, strangers, natural, config, seed, listener)
+        sharper = _train_detectors(samples, strangers, config, seed, listener)
     with clock("flagging"):
         accused = [(suspect, fit) for suspect, fit in _memberships(samples, sharper, blind, config) if fit.is_stranger]
         is_flagged, posterior = _flags(samples, accused, config)
         sharp = _sharp_triggers(is_flagged, samples, [suspect for suspect, _ in accused])
-    with clock("attack_check"):
-        model = _simple_model(samples, config, seed) if sharp else None
         p_values = {suspect.label: fit.p_value for suspect, fit in accused}
-        findings = tuple(
-            _finding(samples, label, sharp.get(label), p_values, model) for label in range(samples.n_classes)
-        )
-        suggested = _suggest(samples, is_flagged, sharp, model)
+        findings = tuple(_finding(label, sharp.get(label), p_values) for label in range(samples.n_classes))
+        suggested = _suggest(samples, is_flagged, blind)
     return Detection(findings, is_flagged, posterior, suggested, clock.seconds)
 
 
-def _size(samples: Samples, config: DirectMethodConfig) -> tuple[int, int]:
-    height, width, _ = samples.image_shape
-    return min(config.mixture.side, height), min(config.mixture.side, width)
+def _levels(samples: Samples, config: DirectMethodConfig) -> list[_Level]:
+    """Return the images as they are and, where that makes a difference, coarse ones."""
+    size = samples.image_shape[:2]
+    levels = [_Level.of(samples, size, config, config.mixture.side)]
+    if min(size) >= 2 * config.coarse_side:
+        levels.append(_Level.of(samples.halved_to(config.coarse_side), size, config, config.contrast.side))
+    return levels
 
 
 def _suspects(
-    samples: Samples,
-    places: Mapping[int, list[Place]],
-    natural: Tensor,
-    config: DirectMethodConfig,
-    seed: int,
-    progress: Progress,
+    samples: Samples, levels: list[_Level], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[_Suspect]:
-    """Return what each suspicious class seems to carry."""
+    """Return what each class seems to carry."""
 
     def of_class(label: int) -> list[_Suspect]:
         own, others = samples.members(label), _others(samples, label, config, seed)
-        found: list[Mixture] = []
-        for place in places[label]:
-            window = window_at(place.row, place.column, config.mixture.side, samples.image_shape[:2])
-            if any(window.overlaps(earlier.window, _SAME_PLACE) for earlier in found):
-                continue
-            mixture = fit_mixture(View.of(samples.images, own, others, natural, window), config.mixture)
-            if mixture is not None and mixture.gain >= config.mixture.min_gain:
-                found.append(mixture)
-        return [_suspect(label, own, mixture) for mixture in _distinct(found)]
+        found: list[_Suspect] = []
+        for level in levels:
+            seen: list[Window] = []
+            for place in level.places.get(label, ()):
+                window = window_at(place.row, place.column, level.side, level.samples.image_shape[:2])
+                if not level.is_coarse and any(window.overlaps(earlier, _SAME_PLACE) for earlier in seen):
+                    continue
+                view = View.of(level.samples.images, own, others, level.natural.without(label), window)
+                mixture = fit_mixture(view, config.mixture)
+                if mixture is not None and mixture.gain >= level.least_gain(mixture, config):
+                    seen.append(window)
+                    found.append(_suspect(label, own, level, mixture))
+        return _distinct(found)
 
-    found = side_by_side(of_class, places, device=samples.device, progress=progress)
+    found = side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
     return [suspect for of_one in found for suspect in of_one]
 
 
-def _suspect(label: int, members: Tensor, mixture: Mixture) -> _Suspect:
-    posterior = torch.from_numpy(mixture.posterior).to(members.device)
-    return _Suspect(label, members, mixture.planted, mixture.window, posterior.logit(eps=1e-9).float(), mixture.gain)
+def _suspect(label: int, members: Tensor, level: _Level, mixture: Mixture) -> _Suspect:
+    logits = torch.from_numpy(mixture.posterior).to(members.device).logit(eps=1e-9).float()
+    return _Suspect(label, members, level, mixture.planted, mixture.window, logits, mixture.gain, level.is_coarse)
 
 
-def _distinct(mixtures: list[Mixture]) -> list[Mixture]:
-    """Return the mixtures that each explain samples which those with more gain do not."""
-    chosen: list[Mixture] = []
-    for mixture in sorted(mixtures, key=lambda found: -found.gain):
-        explained = (
-            np.max([found.posterior for found in chosen], axis=0) if chosen else np.zeros_like(mixture.posterior)
-        )
-        if (mixture.posterior * (1 - explained)).sum() >= _NEWS * mixture.posterior.sum():
-            chosen.append(mixture)
-    return chosen
+def _distinct(suspects: list[_Suspect]) -> list[_Suspect]:
+    """Return the suspects of one class that each explain samples which those with more gain do not."""
+    chosen: list[_Suspect] = []
+    for suspect in sorted(suspects, key=lambda found: -found.gain):
+        if all(_explained(suspect, earlier) < 1 - _NEWS for earlier in chosen):
+            chosen.append(suspect)
+    return [replace(found, is_wide=found.is_wide or _has_echo(found, suspects)) for found in chosen]
+
+
+def _explained(suspect: _Suspect, by: _Suspect) -> float:
+    """Return the share of a suspect's carriers, in [0, 1], that carry another trigger as well."""
+    posterior = suspect.logits.sigmoid()
+    return float((posterior * by.logits.sigmoid()).sum() / posterior.sum())
+
+
+def _has_echo(suspect: _Suspect, others: list[_Suspect]) -> bool:
+    """Return whether the same samples show something far from the suspect's window too."""
+    return any(
+        other.level is suspect.level
+        and not other.window.overlaps(suspect.window, max(suspect.window.size) - 1)
+        and other.gain >= _ECHO_GAIN * suspect.gain
+        and min(_explained(other, suspect), _explained(suspect, other)) >= _ECHO
+        for other in others
+    )
 
 
 def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[_Suspect]:
     """Return the suspects with the most gain whose triggers together leave enough of the image to judge it by.
 
-    The first is always among them.
+    A trigger that covers too much is not painted over (see `label_check`), so it needs no room.
     """
     chosen: list[_Suspect] = []
     union: Tensor | None = None
     for suspect in sorted(suspects, key=lambda found: -found.gain):
-        mask = suspect.planted.trigger.mask
-        wider = mask if union is None else union | mask
-        if union is not None and float(wider.float().mean()) > config.label_check.max_blanked:
-            log.info("class %d: a trigger of %d pixels is left out: no room", suspect.label, int(mask.sum()))
-            continue
-        union = wider
+        if not suspect.is_wide:
+            mask = suspect.trigger.mask
+            wider = mask if union is None else union | mask
+            if float(wider.float().mean()) > config.label_check.max_blanked:
+                log.info("class %d: a trigger of %d pixels is left out: no room", suspect.label, int(mask.sum()))
+                continue
+            union = wider
         chosen.append(suspect)
     return sorted(chosen, key=lambda found: found.label)
 
@@ -181,12 +244,15 @@ def _look_without_triggers(
 ) -> _Blind:
     labels = sorted({suspect.label for suspect in suspects})
     if not labels:
-        return _Blind(np.zeros((len(samples), 0)), {})
-    is_flagged = np.any([suspect.flagged_among(len(samples)) for suspect in suspects], axis=0)
-    masks = [suspect.planted.trigger.mask for suspect in suspects]
-    flagged = torch.from_numpy(is_flagged).to(samples.device)
-    fits = blind_fits(samples, masks, labels, flagged, config.label_check, seed=seed, progress=progress)
-    return _Blind(fits.double().cpu().numpy(), {label: i for i, label in enumerate(labels)})
+        return _Blind(np.zeros((len(samples), 0)), {}, samples.labels.new_zeros(len(samples), 2))
+    small = [suspect.trigger.mask for suspect in suspects if not suspect.is_wide]
+    is_hidden = torch.zeros_like(samples.labels, dtype=torch.bool)
+    for suspect in suspects:
+        if suspect.is_wide:
+            is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
+    fits = blind_fits(samples, small, labels, is_hidden, config.label_check, seed=seed, progress=progress)
+    columns = {label: i for i, label in enumerate(labels)}
+    return _Blind(fits.log_probability.double().cpu().numpy(), columns, fits.likeliest)
 
 
 def _memberships(
@@ -214,23 +280,18 @@ def _memberships(
 
 
 def _train_detectors(
-    samples: Samples,
-    suspects: list[_Suspect],
-    natural: Tensor,
-    config: DirectMethodConfig,
-    seed: int,
-    progress: Progress,
+    samples: Samples, suspects: list[_Suspect], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[_Suspect]:
     """Return the suspects as their detectors see them."""
 
     def judge(suspect: _Suspect) -> _Suspect:
-        own, others = suspect.members, _others(samples, suspect.label, config, seed)
-        view = View.of(samples.images, own, others, natural, suspect.window)
+        own, others, level = suspect.members, _others(samples, suspect.label, config, seed), suspect.level
+        view = View.of(level.samples.images, own, others, level.natural.without(suspect.label), suspect.window)
         planted, best = suspect.planted, None
         for _ in range(config.detector.rounds + 1):
             generator = torch.Generator().manual_seed(seed)
-            detector = fit_window_detector(samples, own, others, planted, config.detector, generator=generator)
-            logits = detector.logits(samples.images, own)
+            detector = fit_window_detector(level.samples, own, others, planted, config.detector, generator=generator)
+            logits = detector.logits(level.samples.images, own)
             if best is None or detector.gain > best.gain:
                 best = replace(suspect, planted=planted, logits=logits, gain=detector.gain)
             posterior = logits.sigmoid().double().cpu().numpy()
@@ -272,55 +333,31 @@ def _sharp_triggers(is_flagged: Tensor, samples: Samples, suspects: list[_Suspec
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
             others = (samples.labels != suspect.label).nonzero().squeeze(1)[:ENOUGH_TO_SHARPEN]
-            found = sharpen_trigger(suspect.planted.trigger, samples.images[flagged], samples.images[others])
+            found = sharpen_trigger(suspect.trigger, samples.images[flagged], samples.images[others])
             sharp[suspect.label] = found
     return dict(sorted(sharp.items()))
 
 
-def _simple_model(samples: Samples, config: DirectMethodConfig, seed: int) -> SimpleModel:
-    """Return a model that has learned some of the data as they are, triggers included."""
-    share = min(1.0, config.attack_samples / len(samples))
-    chosen, _ = stratified_split(samples.labels, share, torch.Generator().manual_seed(seed))
-    settings = config.label_check.training
-    return fit_ensemble(samples.subset(chosen), settings, seed=seed, progress=Silent()).models[0].model
-
-
-def _finding(
-    samples: Samples,
-    label: int,
-    sharp: SharpTrigger | None,
-    p_values: Mapping[int, float],
-    model: SimpleModel | None,
-) -> ClassFinding:
-    rate = None
-    if sharp is not None and model is not None:
-        others = (samples.labels != label).nonzero().squeeze(1)
-        attacked = samples.images[others[:: max(1, len(others) // _ATTACKED)]]
-        rate = attack_success_rate(model, sharp.trigger, attacked, label)
+def _finding(label: int, sharp: SharpTrigger | None, p_values: Mapping[int, float]) -> ClassFinding:
     return ClassFinding(
         label=label,
         is_poisoned=sharp is not None,
         p_value=p_values.get(label),
-        attack_success_rate=rate,
+        attack_success_rate=None,
         trigger=sharp.trigger if sharp else None,
         blend_factor=sharp.blend_factor if sharp else None,
     )
 
 
-def _suggest(
-    samples: Samples, is_flagged: Tensor, sharp: Mapping[int, SharpTrigger], model: SimpleModel | None
-) -> Tensor:
-    suggested = torch.full_like(samples.labels, -1)
-    if model is None:
-        return suggested
-    for label in sharp:
-        found = (is_flagged & (samples.labels == label)).nonzero().squeeze(1)
-        suggested[found] = suggested_labels(model, samples.images[found], label)
-    return suggested
+def _suggest(samples: Samples, is_flagged: Tensor, blind: _Blind) -> Tensor:
+    """Return the likeliest other label of each flagged sample, -1 for the rest, int64 (N,) (section 3.3.7)."""
+    first, second = blind.likeliest.unbind(1)
+    other = torch.where(first == samples.labels, second, first)
+    return torch.where(is_flagged, other, -1)
 
 
 def _words(suspect: _Suspect, flagged: int, fit: Membership) -> str:
     return (
-        f"trigger of {int(suspect.planted.trigger.mask.sum())} pixels, gain {suspect.gain:.0f}, {flagged} flagged, "
+        f"trigger of {int(suspect.trigger.mask.sum())} pixels, gain {suspect.gain:.0f}, {flagged} flagged, "
         f"membership {fit.flagged:.2f} (kept {fit.kept:.2f}, if poisoned {fit.if_poisoned:.2f}), p {fit.p_value:.2g}"
     )

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+_CHUNK = 1024
 PIXEL_CENTRE = 128
 """Models see pixel - 128: small whole numbers, which bfloat16 still holds exactly."""
 
@@ -47,6 +49,15 @@ class Samples:
     def subset(self, indices: Tensor) -> Samples:
         """Return the samples at the indices, in that order."""
         return Samples(self.images[indices], self.labels[indices], self.n_classes)
+
+    def halved_to(self, max_side: int) -> Samples:
+        """Return the samples with images halved until no side is longer than `max_side`."""
+        images = self.images
+        while max(images.shape[1:3]) > max_side:
+            chunks = (chunk.permute(0, 3, 1, 2).float() for chunk in images.split(_CHUNK))
+            halved = [F.avg_pool2d(chunk, 2).round().to(torch.uint8).permute(0, 2, 3, 1) for chunk in chunks]
+            images = torch.cat(halved).contiguous()
+        return Samples(images, self.labels, self.n_classes)
 
 
 def centred(images: Tensor) -> Tensor:
