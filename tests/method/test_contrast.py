@@ -1,0 +1,140 @@
+"""Stage 2 of preset `default` against plain loops, and on smooth classes with a planted detail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from vbdguard.config import ContrastConfig
+from vbdguard.method.contrast import NaturalVariation, Place, class_contrasts, contrast_scores, find_places
+from vbdguard.method.samples import Samples
+
+CONFIG = ContrastConfig()
+CLASSES, SIDE = 8, 20
+
+
+def drawn(seed: int, n: int = 3000, n_classes: int = 5) -> Samples:
+    """Noise of more images than a chunk holds; the last class has no sample."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 6, 5, 3), dtype=torch.uint8, generator=generator)
+    return Samples(images, torch.randint(0, n_classes - 1, (n,), generator=generator), n_classes)
+
+
+def smooth_contrasts(seed: int) -> Tensor:
+    """Return differences between classes that have no details, float64 (K, H, W, 3)."""
+    noise = np.random.default_rng(seed).normal(size=(CLASSES, SIDE, SIDE, 3))
+    return torch.from_numpy(100 * gaussian_filter(noise, (0, 3, 3, 0)))
+
+
+def with_detail(contrasts: Tensor, label: int, row: int, column: int, height: float = 12.0) -> Tensor:
+    """Return the contrasts with a 3 x 3 checkerboard around a pixel of a class, no higher than the contrasts are."""
+    board = torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]], dtype=torch.float64)
+    planted = contrasts.clone()
+    planted[label, row - 1 : row + 2, column - 1 : column + 2] += height * board[..., None]
+    return planted
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 5])
+def test_contrasts_are_class_means_minus_their_median(n_classes: int) -> None:
+    samples = drawn(0, n_classes=n_classes + 1)
+    images, labels = samples.images.numpy().astype(np.float64), samples.labels.numpy()
+    means = np.stack([np.mean([x for x, y in zip(images, labels, strict=True) if y == k], 0) for k in range(n_classes)])
+    found = class_contrasts(samples)
+    assert found.shape == (n_classes + 1, 6, 5, 3)
+    np.testing.assert_allclose(found[:-1].numpy(), means - np.median(means, axis=0), atol=1e-9)
+    assert not found[-1].any()
+
+
+def test_contrasts_do_not_depend_on_the_order_of_the_samples() -> None:
+    samples = drawn(1)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(class_contrasts(samples), class_contrasts(samples.subset(order)))
+
+
+@pytest.mark.parametrize("place", [(10, 10), (1, 1), (18, 6)])
+def test_a_detail_that_no_other_class_has_ranks_first_however_low_it_is(place: tuple[int, int]) -> None:
+    contrasts = with_detail(smooth_contrasts(0), 3, *place)
+    assert float(smooth_contrasts(0).abs().max()) > 12
+    scores = contrast_scores(contrasts, CONFIG)
+    best = find_places(scores[3], CONFIG)[0]
+    assert max(abs(best.row - place[0]), abs(best.column - place[1])) <= 2
+    assert best.score == float(scores.max())
+    assert best.score > 3 * float(scores[[label for label in range(CLASSES) if label != 3]].max())
+
+
+def test_a_detail_in_every_class_is_found_in_every_class() -> None:
+    """An all-to-all attack: no class is innocent, and each bears the trigger at a place of its own."""
+    contrasts = smooth_contrasts(1)
+    for label in range(CLASSES):
+        contrasts = with_detail(contrasts, label, 10, 2 + 2 * label)
+    scores = contrast_scores(contrasts, CONFIG)
+    for label in range(CLASSES):
+        best = find_places(scores[label], CONFIG)[0]
+        assert max(abs(best.row - 10), abs(best.column - 2 - 2 * label)) <= 2
+
+
+def test_what_is_like_the_rest_scores_about_one() -> None:
+    noise = torch.randn(6, 16, 16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = contrast_scores(noise, replace(CONFIG, natural_share=1.0))
+    assert float(scores.mean()) == pytest.approx(1.0, abs=0.15)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(1e-2, 1e3), st.integers(0, 5))
+def test_scores_do_not_depend_on_the_scale_of_the_contrasts(scale: float, seed: int) -> None:
+    contrasts = with_detail(smooth_contrasts(seed), 2, 8, 8)
+    torch.testing.assert_close(
+        contrast_scores(scale * contrasts, CONFIG), contrast_scores(contrasts, CONFIG), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("classes", "size"), [(1, (16, 16)), (2, (16, 16)), (3, (8, 12))])
+def test_classes_that_do_not_differ_have_no_place(classes: int, size: tuple[int, int]) -> None:
+    scores = contrast_scores(torch.zeros(classes, *size, 3, dtype=torch.float64), CONFIG)
+    assert scores.shape == (classes, *size)
+    assert all(find_places(of_class, CONFIG) == [] for of_class in scores)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_places_are_the_highest_peaks_in_order(seed: int, at_most: int) -> None:
+    scores = 4 * torch.rand(9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    found = find_places(scores, replace(CONFIG, places=at_most))
+    peaks = []
+    for row in range(9):
+        for column in range(11):
+            around = scores[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+            if scores[row, column] == around.max() and scores[row, column] > CONFIG.min_score:
+                peaks.append(Place(row, column, float(scores[row, column])))
+    assert found == sorted(peaks, key=lambda place: -place.score)[:at_most]
+
+
+def test_natural_variation_is_the_covariance_of_the_other_classes_windows() -> None:
+    contrasts = smooth_contrasts(2)[:3, :9, :8]
+    found = NaturalVariation.of(contrasts, 4, natural_share=1.0).without(1)
+    windows = [
+        contrasts[label, row : row + 4, column : column + 4].reshape(-1).numpy()
+        for label in (0, 2)
+        for row in range(6)
+        for column in range(5)
+    ]
+    expected = np.mean([np.outer(window, window) for window in windows], axis=0)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_natural_variation_leaves_the_sharpest_details_out() -> None:
+    plain, planted = smooth_contrasts(3), with_detail(smooth_contrasts(3), 5, 9, 9, height=200.0)
+    natural, seen = (NaturalVariation.of(contrasts, 5, 0.9).without(0) for contrasts in (plain, planted))
+    assert float(seen.trace()) < 1.2 * float(natural.trace())
+    assert float(NaturalVariation.of(planted, 5, 1.0).without(0).trace()) > 2 * float(natural.trace())
+
+
+def test_a_window_larger_than_the_image_is_cut_to_it() -> None:
+    assert NaturalVariation.of(smooth_contrasts(4)[:, :6, :4], 9, 0.9).without(0).shape == (6 * 4 * 3, 6 * 4 * 3)
