@@ -141,7 +141,6 @@ def test_known_carriers_give_blend_and_pattern_in_closed_form(blend: float) -> N
 
 @pytest.mark.parametrize("per_class", [60, 300])
 def test_textures_alone_gain_nothing_worth_a_suspicion(per_class: int) -> None:
-    """A filter judged by the very samples that it was learned from would gain: it has hundreds of free weights."""
     gains = []
     for seed in range(8):
         found = fit_mixture(stamped(share=0.0, per_class=per_class, seed=seed).view(), CONFIG)
