@@ -1,28 +1,48 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu, norm
 from torch import Tensor
 
-from vbdguard.config import EnsembleConfig, LabelCheckConfig, MethodConfig
-from vbdguard.method import label_check
-from vbdguard.method.label_check import LabelAgreement, label_agreements
+from vbdguard.config import DirectMethodConfig, LabelCheckConfig
+from vbdguard.method.label_check import Membership, blind_fits, membership
 from vbdguard.method.samples import Samples
+from vbdguard.progress import Silent
+
+SIGNIFICANCE = 1e-3
+NOWHERE: list[Tensor] = []
 
 
-def agreement(samples: Samples, flagged: Tensor, mask: Tensor, method: MethodConfig, label: int = 0) -> LabelAgreement:
-    assert method.label_check is not None
-    return label_agreements(samples, flagged, {label: mask}, method.ensemble, method.label_check, seed=0)[label]
+class Counting(Silent):
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
 
 
-@pytest.fixture(scope="module")
-def everywhere() -> Tensor:
-    """A mask too large to paint over."""
-    return torch.ones(16, 16, dtype=torch.bool)
+def judged(
+    samples: Samples, is_flagged: Tensor, masks: list[Tensor], config: LabelCheckConfig, label: int = 0
+) -> Membership:
+    """Return the check of one class's flagged samples; without a mask to paint over they are hidden."""
+    is_hidden = torch.zeros_like(is_flagged) if masks else is_flagged
+    fits = blind_fits(samples, masks, [label], is_hidden, config, seed=0)
+    return membership(
+        fits.log_probability[:, 0].double().numpy(),
+        (samples.labels == label).numpy(),
+        is_flagged.numpy(),
+        ~is_flagged.numpy(),
+        own_share=1 / samples.n_classes,
+        significance=config.significance,
+    )
 
 
 def in_class(planted: Any) -> Tensor:
@@ -30,22 +50,27 @@ def in_class(planted: Any) -> Tensor:
     return planted.is_poisoned & (planted.samples.labels == planted.target)
 
 
-def test_poisoned_samples_are_strangers_once_their_trigger_is_painted_over(planted: Any, method: MethodConfig) -> None:
-    found = agreement(planted.samples, in_class(planted), planted.trigger.mask, method)
+def test_poisoned_samples_are_strangers_once_their_trigger_is_painted_over(
+    planted: Any, method: DirectMethodConfig
+) -> None:
+    found = judged(planted.samples, in_class(planted), [planted.trigger.mask], method.label_check)
     assert found.is_stranger
-    assert found.flagged < 0.6 * found.kept
+    assert found.flagged < (found.kept + found.if_poisoned) / 2
+    assert found.p_value < 1e-6
 
 
 def test_poisoned_samples_are_strangers_to_models_that_were_kept_from_them(
-    planted: Any, method: MethodConfig, everywhere: Tensor
+    planted: Any, method: DirectMethodConfig
 ) -> None:
-    found = agreement(planted.samples, in_class(planted), everywhere, method)
+    found = judged(planted.samples, in_class(planted), NOWHERE, method.label_check)
     assert found.is_stranger
-    assert found.flagged < 0.6 * found.kept
+    assert found.p_value < 1e-6
 
 
 @pytest.mark.parametrize("label", range(4))
-def test_samples_of_the_class_that_look_alike_belong_there(natural: Samples, method: MethodConfig, label: int) -> None:
+def test_samples_of_the_class_that_look_alike_belong_there(
+    natural: Samples, method: DirectMethodConfig, label: int
+) -> None:
     """A natural pattern: the third of a class that is brightest in one corner."""
     members = natural.members(label)
     corner = natural.images[members, 13:, 13:].float().mean((1, 2, 3))
@@ -53,99 +78,207 @@ def test_samples_of_the_class_that_look_alike_belong_there(natural: Samples, met
     flagged[members[corner.argsort(descending=True)[: len(members) // 3]]] = True
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[13:, 13:] = True
-    assert not agreement(natural, flagged, mask, method, label).is_stranger
+    assert not judged(natural, flagged, [mask], method.label_check, label).is_stranger
 
 
-def test_shares_and_p_value_are_those_of_the_predictions(
-    planted: Any, method: MethodConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictions: list[Tensor] = []
-    across = label_check._predict_across_halves
-
-    def listening(*arguments: Any) -> Tensor:
-        predictions.append(across(*arguments))
-        return predictions[-1]
-
-    monkeypatch.setattr(label_check, "_predict_across_halves", listening)
-    flagged = in_class(planted)
-    found = agreement(planted.samples, flagged, planted.trigger.mask, method)
-    rows = list(zip(planted.samples.labels.tolist(), flagged.tolist(), predictions[0].tolist(), strict=True))
-    hits = [predicted == 0 for label, is_flagged, predicted in rows if label == 0 and is_flagged]
-    kept = [predicted == 0 for label, is_flagged, predicted in rows if label == 0 and not is_flagged]
-    assert found.flagged == pytest.approx(sum(hits) / len(hits))
-    assert found.kept == pytest.approx(sum(kept) / len(kept))
-    chance = sum(binom.pmf(k, len(hits), sum(kept) / len(kept)) for k in range(sum(hits) + 1))
-    assert found.p_value == pytest.approx(chance, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("change", "is_stranger"),
-    [({}, True), ({"significance": 0.0}, False)],
-)
-def test_strangers_agree_both_seldom_and_too_seldom_for_chance(
-    planted: Any, method: MethodConfig, change: dict[str, float], is_stranger: bool
-) -> None:
-    assert method.label_check is not None
-    strict = replace(method, label_check=replace(method.label_check, **change))
-    assert agreement(planted.samples, in_class(planted), planted.trigger.mask, strict).is_stranger is is_stranger
-
-
-@pytest.mark.parametrize(("own_share", "is_stranger"), [(1 / 2, True), (1 / 10, False)])
-def test_the_fewer_the_classes_the_more_own_samples_an_attack_may_hold(own_share: float, is_stranger: bool) -> None:
-    """With two classes half of an attacker's samples bear their true label: 65 % agreement is then suspiciously low."""
-    flagged, kept = torch.arange(100) < 65, torch.arange(100) < 95
-    found = label_check._agreement(flagged, kept, 0.05, own_share, LabelCheckConfig())
-    assert found.if_poisoned == pytest.approx(own_share * 0.95 + (1 - own_share) * 0.05)
-    assert found.is_stranger is is_stranger
-
-
-def test_few_flagged_samples_prove_nothing(planted: Any, method: MethodConfig) -> None:
+def test_few_flagged_samples_prove_nothing(planted: Any, method: DirectMethodConfig) -> None:
     few = in_class(planted)
     few[few.nonzero().squeeze(1)[2:]] = False
-    assert not agreement(planted.samples, few, planted.trigger.mask, method).is_stranger
-
-
-def test_a_class_that_is_flagged_whole_is_judged_against_the_other_classes(planted: Any, method: MethodConfig) -> None:
-    whole = planted.samples.labels == planted.target
-    found = agreement(planted.samples, whole, planted.trigger.mask, method)
-    assert 0.3 < found.kept < 1.0
-
-
-def test_a_half_of_which_nothing_may_be_seen_clears_nobody(
-    planted: Any, method: MethodConfig, everywhere: Tensor
-) -> None:
-    """All but one sample are of the class that is flagged whole: one of the two models has nothing to learn from."""
-    kept = torch.cat([planted.samples.members(0)[:100], planted.samples.members(1)[:1]])
-    samples = planted.samples.subset(kept)
-    assert agreement(samples, samples.labels == 0, everywhere, method).is_stranger
+    assert not judged(planted.samples, few, [planted.trigger.mask], method.label_check).is_stranger
 
 
 def test_no_sample_is_judged_by_a_model_that_learned_its_label() -> None:
     """Noise under random labels, which only memory could give back."""
     noise = torch.randint(0, 256, (200, 12, 12, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.randint(0, 2, (200,), generator=torch.Generator().manual_seed(1))
-    flagged = labels == 0
-    mask = torch.zeros(12, 12, dtype=torch.bool)
-    mask[0, 0] = True
-    found = label_agreements(
-        Samples(noise, labels, 2),
-        flagged,
-        {0: mask},
-        EnsembleConfig(batch_size=16),
-        LabelCheckConfig(architecture=(8,), epochs=30, min_steps=0),
-        seed=0,
-    )[0]
+    config = LabelCheckConfig(architecture=(8,), epochs=30, min_steps=0, batch_size=16)
+    nobody = torch.zeros(200, dtype=torch.bool)
+    fits = blind_fits(Samples(noise, labels, 2), NOWHERE, [0, 1], nobody, config, seed=0)
+    own = fits.log_probability.gather(1, labels[:, None]).squeeze(1)
     # a model that had seen these labels would repeat nearly all of them; guessing stays near a half
-    assert found.flagged < 0.75
+    assert float((own > math.log(0.5)).float().mean()) < 0.62
 
 
-def test_painting_over_takes_the_mask_with_its_border_and_leaves_the_given_images_alone(planted: Any) -> None:
-    before = planted.samples.images.clone()
-    blanked = label_check._blank(planted.samples, [planted.trigger.mask]).images
-    assert torch.equal(planted.samples.images, before)
-    assert torch.equal(blanked[:, :12], before[:, :12])
-    assert torch.equal(blanked[:, :, :12], before[:, :, :12])
-    painted = blanked[:, 12:, 12:].reshape(-1, 3)
-    assert torch.equal(painted, painted[:1].expand_as(painted))
-    expected = before[:, 12:, 12:].double().mean((0, 1, 2))
-    torch.testing.assert_close(painted[0].double(), expected, rtol=0, atol=0.51)
+def test_fits_are_log_probabilities_of_the_labels_asked_for(natural: Samples, method: DirectMethodConfig) -> None:
+    nobody = torch.zeros(len(natural), dtype=torch.bool)
+    listener = Counting()
+    config = method.label_check
+    every = blind_fits(natural, NOWHERE, [0, 1, 2, 3], nobody, config, seed=0, progress=listener).log_probability
+    assert listener.steps == 2
+    assert every.shape == (len(natural), 4)
+    torch.testing.assert_close(every.exp().sum(1), torch.ones(len(natural)))
+    some = blind_fits(natural, NOWHERE, [3, 1], nobody, config, seed=0).log_probability
+    assert torch.equal(some, every[:, [3, 1]])
+    # the models have learned something: the own label is likelier than a guess would have it
+    assert float(every.gather(1, natural.labels[:, None]).exp().mean()) > 0.4
+
+
+def test_what_is_painted_over_cannot_be_seen(planted: Any, method: DirectMethodConfig) -> None:
+    """Pixels under the mask are given to other samples; the models then see the same as before."""
+    samples, mask = planted.samples, planted.trigger.mask
+    changed = samples.images.clone()
+    changed[:, 13:, 13:] = changed[:, 13:, 13:].flip(0)
+    before = samples.images.clone()
+    nobody = torch.zeros(len(samples), dtype=torch.bool)
+    one, other = (
+        blind_fits(Samples(images, samples.labels, 4), [mask], [0], nobody, method.label_check, seed=0).log_probability
+        for images in (samples.images, changed)
+    )
+    assert torch.equal(one, other)
+    assert torch.equal(samples.images, before)
+
+
+def test_hidden_samples_are_judged_but_not_learned_from(natural: Samples, method: DirectMethodConfig) -> None:
+    """With all of class 3 hidden, no model knows it: its samples look like some other class."""
+    hidden = natural.labels == 3
+    fits = blind_fits(natural, NOWHERE, [3], hidden, method.label_check, seed=0).log_probability[:, 0]
+    assert float(fits[hidden].exp().mean()) < 0.1
+
+
+def test_where_there_is_nothing_to_learn_from_all_fits_are_alike(natural: Samples, method: DirectMethodConfig) -> None:
+    everybody = torch.ones(len(natural), dtype=torch.bool)
+    assert not blind_fits(natural, NOWHERE, [0, 2], everybody, method.label_check, seed=0).log_probability.any()
+
+
+def test_the_seed_alone_decides_the_fits_whatever_the_number_of_threads(
+    natural: Samples, method: DirectMethodConfig
+) -> None:
+    nobody = torch.zeros(len(natural), dtype=torch.bool)
+    found = []
+    for seed, threads in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(len(found))
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            found.append(blind_fits(natural, NOWHERE, [0], nobody, method.label_check, seed=seed).log_probability)
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+# --- membership() on drawn numbers -----------------------------------------------------------------------------------
+
+
+def drawn(
+    flagged_mean: float, *, kept: int = 300, others: int = 900, flagged: int = 60, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return fits, who bears the label and who is flagged: members fit around 0, others around -4."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(0, 1, kept), rng.normal(flagged_mean, 1, flagged), rng.normal(-4, 1, others)]
+    fit = np.concatenate(parts)
+    index = np.arange(len(fit))
+    return fit, index < kept + flagged, (index >= kept) & (index < kept + flagged)
+
+
+def check(
+    fit: NDArray[np.float64],
+    bears_label: NDArray[np.bool_],
+    is_flagged: NDArray[np.bool_],
+    *,
+    own_share: float = 0.1,
+    significance: float = SIGNIFICANCE,
+) -> Membership:
+    return membership(fit, bears_label, is_flagged, ~is_flagged, own_share=own_share, significance=significance)
+
+
+def test_strangers_are_told_from_members() -> None:
+    strangers, members = check(*drawn(-4.0)), check(*drawn(0.0))
+    assert strangers.is_stranger
+    assert not members.is_stranger
+    assert strangers.flagged < 0.2 < 0.8 < members.flagged
+    assert members.flagged == pytest.approx(members.kept, abs=0.05)
+
+
+def test_the_p_value_is_that_of_scipy() -> None:
+    fit, bears_label, is_flagged = drawn(-0.5)
+    expected = mannwhitneyu(fit[is_flagged], fit[bears_label & ~is_flagged], alternative="less").pvalue
+    assert check(fit, bears_label, is_flagged).p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_strangers_fit_badly_enough_and_too_badly_for_chance() -> None:
+    assert not check(*drawn(-4.0, flagged=1)).is_stranger
+    assert not check(*drawn(-4.0), significance=0.0).is_stranger
+    # significantly worse than the kept ones, and still members: a natural subgroup that is harder to see
+    harder = check(*drawn(-0.7, flagged=250, kept=2000))
+    assert harder.p_value < SIGNIFICANCE
+    assert not harder.is_stranger
+
+
+@pytest.mark.parametrize(("own_share", "is_stranger"), [(0.5, True), (0.05, False)])
+def test_the_fewer_the_classes_the_more_own_samples_an_attack_may_hold(own_share: float, is_stranger: bool) -> None:
+    """With two classes half of an attacker's samples belong where they are: 65 % members are then suspiciously few."""
+    fit, bears_label, is_flagged = drawn(-4.0, flagged=100)
+    belongs = np.flatnonzero(is_flagged)[:65]
+    fit[belongs] = np.random.default_rng(1).normal(0, 1, len(belongs))
+    found = check(fit, bears_label, is_flagged, own_share=own_share)
+    assert found.is_stranger is is_stranger
+    assert 0 <= found.if_poisoned <= found.kept <= 1
+
+
+def test_the_expectation_of_poison_mixes_kept_and_others_by_the_own_share() -> None:
+    all_own, none_own, half = (check(*drawn(-4.0), own_share=share) for share in (1.0, 0.0, 0.5))
+    assert all_own.if_poisoned == pytest.approx(all_own.kept)
+    assert none_own.if_poisoned == pytest.approx(1 - none_own.kept, abs=0.05)  # the two kinds mirror each other
+    assert half.if_poisoned == pytest.approx((all_own.if_poisoned + none_own.if_poisoned) / 2)
+
+
+def test_the_log_ratio_is_above_zero_for_members_and_below_for_strangers() -> None:
+    fit, bears_label, is_flagged = drawn(-4.0)
+    ratio = check(fit, bears_label, is_flagged).log_ratio
+    assert ratio.shape == fit.shape
+    assert (ratio[fit > -0.5] > 1).all()
+    assert (ratio[fit < -3.5] < -1).all()
+
+
+def test_the_log_ratio_is_that_of_the_densities() -> None:
+    """Two normal distributions, 1.5 apart: the log-ratio is a straight line. The tails share a bin."""
+    rng = np.random.default_rng(0)
+    fit = np.concatenate([rng.normal(0, 1, 20_000), rng.normal(-1.5, 1, 20_000), [-0.75]])
+    index = np.arange(len(fit))
+    found = check(fit, (index < 20_000) | (index == 40_000), index == 40_000)
+    between = (fit > -2.5) & (fit < 1)
+    expected = norm.logpdf(fit, 0, 1) - norm.logpdf(fit, -1.5, 1)
+    assert float(np.abs(found.log_ratio - expected)[between].mean()) < 0.2
+    assert found.log_ratio[-1] == pytest.approx(0, abs=0.2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(10, 100), st.integers(10, 100), st.integers(1, 40))
+def test_the_check_is_bounded_and_ignores_the_scale_of_the_fits(
+    seed: int, kept: int, others: int, flagged: int
+) -> None:
+    fit, bears_label, is_flagged = drawn(-2.0, kept=kept, others=others, flagged=flagged, seed=seed)
+    found, scaled = check(fit, bears_label, is_flagged), check(8 * fit + 3, bears_label, is_flagged)
+    for share in (found.flagged, found.kept, found.if_poisoned, found.p_value):
+        assert 0 <= share <= 1
+    assert np.isfinite(found.log_ratio).all()
+    assert scaled.is_stranger is found.is_stranger
+    np.testing.assert_allclose(scaled.log_ratio, found.log_ratio, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(40)))
+def test_the_order_of_the_samples_does_not_matter(order: list[int]) -> None:
+    fit, bears_label, is_flagged = drawn(-2.0, kept=15, others=15, flagged=10)
+    one, other = check(fit, bears_label, is_flagged), check(fit[order], bears_label[order], is_flagged[order])
+    assert (one.is_stranger, one.p_value) == (other.is_stranger, other.p_value)
+    np.testing.assert_array_equal(one.log_ratio[order], other.log_ratio)
+
+
+@pytest.mark.parametrize(("kept", "others"), [(0, 100), (9, 100), (100, 9)])
+def test_without_enough_to_compare_with_the_content_says_nothing_of_any_sample(kept: int, others: int) -> None:
+    found = check(*drawn(-4.0, kept=kept, others=others))
+    assert not found.log_ratio.any()
+
+
+def test_a_class_that_is_flagged_whole_is_a_class_with_a_mark() -> None:
+    """Nothing of the class is left to compare with: what all its samples have in common belongs to it."""
+    assert not check(*drawn(-4.0, kept=0)).is_stranger
+
+
+def test_fits_that_are_all_alike_accuse_nobody() -> None:
+    fit, bears_label, is_flagged = drawn(-4.0)
+    found = check(np.zeros_like(fit), bears_label, is_flagged)
+    assert not found.is_stranger
+    np.testing.assert_allclose(found.log_ratio, 0, atol=1e-9)
