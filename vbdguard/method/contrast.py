@@ -52,31 +52,47 @@ def class_contrasts(samples: Samples) -> Tensor:
     return torch.where((counts > 0)[:, None], means - usual, 0.0).view(-1, *samples.images.shape[1:])
 
 
-def contrast_scores(contrasts: Tensor, config: ContrastConfig) -> Tensor:
-    """Return how little the other classes' differences explain the window around each pixel, float64 (K, H, W).
+@dataclass(frozen=True, slots=True)
+class UsualContrasts:
+    """How small windows of the classes' contrasts vary where nothing is wrong."""
 
-    Args:
-        contrasts: float64 (K, H, W, C), from `class_contrasts`.
-        config: settings of stage 2.
-    """
-    side, pad = config.side, config.side // 2
-    padded = F.pad(contrasts.permute(0, 3, 1, 2), (pad, pad, pad, pad), mode="reflect")
-    windows = padded.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).flatten(3)
-    by_class = windows.flatten(1, 2)
-    x = by_class.flatten(0, 1)
-    is_natural = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for _ in range(_TRIMMING_ROUNDS):
-        distances = _distances(x, _covariance(x[is_natural]))
-        is_natural = distances <= _quantile(distances, config.natural_share)
-    kept = by_class * is_natural.view(*by_class.shape[:2], 1)
-    products, counts = kept.transpose(1, 2) @ kept, is_natural.view(len(contrasts), -1).sum(1)
-    # A class is measured by the others' windows, or one whose image is all trigger would explain itself.
-    scores = []
-    for label, own in enumerate(by_class):
-        count = counts.sum() - counts[label]
-        total = products.sum(0) - products[label]
-        scores.append(_distances(own, total / count) if count > x.shape[1] else _distances(own, _covariance(x)))
-    return torch.stack(scores).view(windows.shape[:3])
+    side: int
+    counts: Tensor
+    """int64 (K,): ordinary windows of each class."""
+    products: Tensor
+    """float64 (K, D, D): sum of their outer products, D = side^2 C."""
+
+    @classmethod
+    def of(cls, contrasts: Tensor, config: ContrastConfig) -> UsualContrasts:
+        """Learn from all windows but the least ordinary.
+
+        Args:
+            contrasts: float64 (K, H, W, C), from `class_contrasts`.
+            config: settings of stage 2.
+        """
+        by_class = torch.stack([_windows(contrast, config.side) for contrast in contrasts])
+        x = by_class.flatten(0, 1)
+        is_natural = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(_TRIMMING_ROUNDS):
+            distances = _distances(x, x[is_natural].T @ x[is_natural] / is_natural.sum())
+            is_natural = distances <= _quantile(distances, config.natural_share)
+        kept = by_class * is_natural.view(*by_class.shape[:2], 1)
+        return cls(config.side, is_natural.view(len(contrasts), -1).sum(1), kept.transpose(1, 2) @ kept)
+
+    def scores(self, contrast: Tensor, label: int) -> Tensor:
+        """Return how little the other classes' windows explain the one around each pixel, float64 (H, W).
+
+        A class is measured by the others, or one whose image is all trigger would explain itself.
+
+        Args:
+            contrast: float64 (H, W, C), of the class or of some of its samples.
+            label: the class.
+        """
+        count = int(self.counts.sum() - self.counts[label])
+        products = self.products.sum(0) - self.products[label]
+        if count <= products.shape[0]:  # two classes, say: the little that others show would fit anything badly
+            count, products = int(self.counts.sum()), self.products.sum(0)
+        return _distances(_windows(contrast, self.side), products / count).view(contrast.shape[:2])
 
 
 def find_places(scores: Tensor, config: ContrastConfig) -> list[Place]:
@@ -126,8 +142,11 @@ class NaturalVariation:
         return (self.products - own.T @ own) / max(1, count)
 
 
-def _covariance(x: Tensor) -> Tensor:
-    return x.T @ x / len(x)
+def _windows(contrast: Tensor, side: int) -> Tensor:
+    """Return the window around each pixel of (H, W, C), borders reflected, (H W, D)."""
+    pad = side // 2
+    padded = F.pad(contrast.permute(2, 0, 1)[None], (pad, pad, pad, pad), mode="reflect")[0]
+    return padded.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
 
 
 def _distances(x: Tensor, covariance: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.contrast import NaturalVariation, Place, class_contrasts, contrast_scores, find_places
+from vbdguard.method.contrast import NaturalVariation, Place, UsualContrasts, class_contrasts, find_places
 from vbdguard.method.detection import ClassFinding, Detection, StageClock
 from vbdguard.method.label_check import Membership, blind_fits, membership
 from vbdguard.method.mixture import Mixture, PlantedTrigger, View, fit_mixture, planted_trigger
@@ -46,8 +46,9 @@ _COARSE_GAIN = 1.0
 """Log-likelihood (nats) per carrier that a trigger must explain in coarse images."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
-_ECHO, _ECHO_GAIN = 0.8, 0.2
-"""Share of carriers that two places have in common, and of the gain, from which on both show one trigger."""
+_SURELY_ODD, _ODD_SHARE = 10.0, 0.01
+"""Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
+_CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class _Level:
     samples: Samples
     image_size: tuple[int, int]
     """Height and width of the whole images."""
+    usual: UsualContrasts
     natural: NaturalVariation
     places: Mapping[int, list[Place]]
     """Where each suspicious class looks unlike the others."""
@@ -67,10 +69,11 @@ class _Level:
     def of(cls, samples: Samples, image_size: tuple[int, int], config: DirectMethodConfig, side: int) -> _Level:
         """Look for suspicious places."""
         contrasts = class_contrasts(samples)
-        scores = contrast_scores(contrasts, config.contrast)
+        usual = UsualContrasts.of(contrasts, config.contrast)
+        scores = (usual.scores(contrast, label) for label, contrast in enumerate(contrasts))
         places = {i: found for i, of_class in enumerate(scores) if (found := find_places(of_class, config.contrast))}
         natural = NaturalVariation.of(contrasts, side, config.contrast.natural_share)
-        return cls(samples, image_size, natural, places, side)
+        return cls(samples, image_size, usual, natural, places, side)
 
     @property
     def is_coarse(self) -> bool:
@@ -107,8 +110,10 @@ class _Suspect:
     """float32 (n,): posterior log-odds of the members."""
     gain: float
     """Log-likelihood (nats) that the trigger explains."""
+    extent: Tensor
+    """bool (H, W): what must be painted over so that nobody sees the trigger."""
     is_wide: bool
-    """Whether the trigger reaches beyond the window."""
+    """Whether that is too much to be painted over."""
 
     @property
     def trigger(self) -> TriggerCandidate:
@@ -183,7 +188,7 @@ def _suspects(
                 if mixture is not None and mixture.gain >= level.least_gain(mixture, config):
                     seen.append(window)
                     found.append(_suspect(label, own, level, mixture))
-        return _distinct(found)
+        return [_with_extent(suspect, config) for suspect in _distinct(found)]
 
     found = side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
     return [suspect for of_one in found for suspect in of_one]
@@ -191,7 +196,10 @@ def _suspects(
 
 def _suspect(label: int, members: Tensor, level: _Level, mixture: Mixture) -> _Suspect:
     logits = torch.from_numpy(mixture.posterior).to(members.device).logit(eps=1e-9).float()
-    return _Suspect(label, members, level, mixture.planted, mixture.window, logits, mixture.gain, level.is_coarse)
+    extent = level.enlarged(mixture.planted.trigger).mask
+    return _Suspect(
+        label, members, level, mixture.planted, mixture.window, logits, mixture.gain, extent, level.is_coarse
+    )
 
 
 def _distinct(suspects: list[_Suspect]) -> list[_Suspect]:
@@ -200,7 +208,7 @@ def _distinct(suspects: list[_Suspect]) -> list[_Suspect]:
     for suspect in sorted(suspects, key=lambda found: -found.gain):
         if all(_explained(suspect, earlier) < 1 - _NEWS for earlier in chosen):
             chosen.append(suspect)
-    return [replace(found, is_wide=found.is_wide or _has_echo(found, suspects)) for found in chosen]
+    return chosen
 
 
 def _explained(suspect: _Suspect, by: _Suspect) -> float:
@@ -209,15 +217,21 @@ def _explained(suspect: _Suspect, by: _Suspect) -> float:
     return float((posterior * by.logits.sigmoid()).sum() / posterior.sum())
 
 
-def _has_echo(suspect: _Suspect, others: list[_Suspect]) -> bool:
-    """Return whether the same samples show something far from the suspect's window too."""
-    return any(
-        other.level is suspect.level
-        and not other.window.overlaps(suspect.window, max(suspect.window.size) - 1)
-        and other.gain >= _ECHO_GAIN * suspect.gain
-        and min(_explained(other, suspect), _explained(suspect, other)) >= _ECHO
-        for other in others
-    )
+def _with_extent(suspect: _Suspect, config: DirectMethodConfig) -> _Suspect:
+    """Return the suspect with all of the image that its carriers have in common, which may reach beyond the window."""
+    level = suspect.level
+    carries = suspect.logits > 0
+    if level.is_coarse or not 0 < int(carries.sum()) < len(carries):
+        return suspect
+    shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
+    scores = level.usual.scores(shown - usual, suspect.label)
+    extent = suspect.trigger.mask | (scores > max(_SURELY_ODD, _ODD_SHARE * float(scores.max())))
+    return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
+
+
+def _mean_image(images: Tensor, indices: Tensor) -> Tensor:
+    sums = torch.stack([images[chunk].sum(0, dtype=torch.int64) for chunk in indices.split(_CHUNK)]).sum(0)
+    return sums.double() / len(indices)
 
 
 def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[_Suspect]:
@@ -229,10 +243,9 @@ def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[
     union: Tensor | None = None
     for suspect in sorted(suspects, key=lambda found: -found.gain):
         if not suspect.is_wide:
-            mask = suspect.trigger.mask
-            wider = mask if union is None else union | mask
+            wider = suspect.extent if union is None else union | suspect.extent
             if float(wider.float().mean()) > config.label_check.max_blanked:
-                log.info("class %d: a trigger of %d pixels is left out: no room", suspect.label, int(mask.sum()))
+                log.info("class %d: %d pixels are left out: no room", suspect.label, int(suspect.extent.sum()))
                 continue
             union = wider
         chosen.append(suspect)
@@ -245,7 +258,7 @@ def _look_without_triggers(
     labels = sorted({suspect.label for suspect in suspects})
     if not labels:
         return _Blind(np.zeros((len(samples), 0)), {}, samples.labels.new_zeros(len(samples), 2))
-    small = [suspect.trigger.mask for suspect in suspects if not suspect.is_wide]
+    small = [suspect.extent for suspect in suspects if not suspect.is_wide]
     is_hidden = torch.zeros_like(samples.labels, dtype=torch.bool)
     for suspect in suspects:
         if suspect.is_wide:
@@ -357,7 +370,8 @@ def _suggest(samples: Samples, is_flagged: Tensor, blind: _Blind) -> Tensor:
 
 
 def _words(suspect: _Suspect, flagged: int, fit: Membership) -> str:
+    covers = f"{int(suspect.extent.sum())} pixels{', not painted over' if suspect.is_wide else ''}"
     return (
-        f"trigger of {int(suspect.trigger.mask.sum())} pixels, gain {suspect.gain:.0f}, {flagged} flagged, "
-        f"membership {fit.flagged:.2f} (kept {fit.kept:.2f}, if poisoned {fit.if_poisoned:.2f}), p {fit.p_value:.2g}"
+        f"{covers}, gain {suspect.gain:.0f}, {flagged} flagged, membership {fit.flagged:.2f} "
+        f"(kept {fit.kept:.2f}, if poisoned {fit.if_poisoned:.2f}), p {fit.p_value:.2g}"
     )
