@@ -197,7 +197,8 @@ class LabelCheckConfig:
     max_blanked: float = 0.25
     """Share of the image up to which triggers are painted over."""
     significance: float = 1e-3
-    """Chance that flagged samples which fit like the kept ones fit so badly, from which on a class stays accused."""
+    """Chance that the flagged samples of any class fit so badly though they are like the kept ones: the most that is
+    taken for proof. It is shared out over all suspects."""
 
     @property
     def training(self) -> EnsembleConfig:

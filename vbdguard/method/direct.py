@@ -42,8 +42,8 @@ _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
-_COARSE_GAIN = 1.0
-"""Log-likelihood (nats) per carrier that a trigger must explain in coarse images."""
+_COARSE_GAIN, _LEAST_COARSE_GAIN = 1.0, 200.0
+"""Log-likelihood (nats), per carrier and in all, that a trigger must explain in coarse images."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
@@ -83,7 +83,9 @@ class _Level:
     def least_gain(self, mixture: Mixture, config: DirectMethodConfig) -> float:
         """Return the log-likelihood (nats) that a mixture must explain: in coarse images every class has its looks."""
         carriers = float(mixture.posterior.sum())
-        return max(config.mixture.min_gain, _COARSE_GAIN * carriers if self.is_coarse else 0.0)
+        if not self.is_coarse:
+            return config.mixture.min_gain
+        return max(_LEAST_COARSE_GAIN, _COARSE_GAIN * carriers)
 
     def enlarged(self, trigger: TriggerCandidate) -> TriggerCandidate:
         """Return a trigger of this size in the pixels of the whole images."""
@@ -285,7 +287,8 @@ def _memberships(
             is_flagged,
             is_kept,
             own_share=1 / samples.n_classes,
-            significance=config.label_check.significance,
+            # As many chances for an accident as there are suspects (Bonferroni).
+            significance=config.label_check.significance / len(suspects),
         )
         log.info("class %d: %s", suspect.label, _words(suspect, int(is_flagged.sum()), fit))
         judged.append((suspect, fit))
