@@ -107,14 +107,16 @@ def _print_section(console: Console, title: str, *body: RenderableType, spaced: 
 def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> RenderableType:
     poisoned = report.poisoned_classes
     shown = report.classes if verbose else poisoned[:_MAX_CLASSES]
-    table = _table(console, "Class", ">Samples", ">Flagged", ">p-value", ">Attack", "Trigger", ">Blend")
+    has_attack = any(c.attack_success_rate is not None for c in shown)  # preset `default` measures none
+    attack = [">Attack"] if has_attack else []
+    table = _table(console, "Class", ">Samples", ">Flagged", ">p-value", *attack, "Trigger", ">Blend")
     for c in shown:
         table.add_row(
             Text(class_words(c), "bold red" if c.poisoned else ""),
             f"{c.samples:,}",
             f"{c.flagged:,}",
             p_value_words(c.p_value),
-            percent(c.attack_success_rate),
+            *([percent(c.attack_success_rate)] if has_attack else []),
             "-" if c.trigger is None else trigger_words(c.trigger, report.dataset.image_shape),
             "-" if c.trigger is None else blend_words(c.trigger),
         )

@@ -60,9 +60,11 @@ class ClassReport:
     poisoned: bool
     flagged: int
     p_value: float | None
-    """Two-sided Kolmogorov-Smirnov p-value of stage 2, in [0, 1]; None where it could not be computed."""
+    """Chance of the evidence in a clean class, in [0, 1]: of the Kolmogorov-Smirnov test of stage 2 (preset `paper`), or
+    that the flagged samples belong to the class (preset `default`); None where there is none."""
     attack_success_rate: float | None
-    """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4)."""
+    """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4 of preset `paper`);
+    None where it was not measured."""
     trigger: TriggerReport | None
 
     def __post_init__(self) -> None:

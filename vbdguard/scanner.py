@@ -1,16 +1,17 @@
 """scan(): the whole story of the Variance-Based Defense on one page (paper, section 3 and Algorithm 1).
 
     read        ingest     every shard is read, hashed, decoded and stored
-    stage 1     ensemble      simple models overfit the trigger, if there is one
-    stage 2     suspects      classes whose surest samples hang on one pixel more than the others do
-    stage 3     trigger       mask and pattern from the mean gradient and the variance
-    stage 4     attack_check  the pattern must turn other classes' samples into its class
+    stage 1     ensemble      simple models: they overfit the trigger (`paper`), or cannot see it (`default`)
+    stage 2     suspects      classes that hang on one pixel more than others do, or look unlike all others at one place
+    stage 3     trigger       mask and pattern, from gradient and variance, or from a mixture of carriers and others
+    stage 4     attack_check  the pattern turns other classes' samples, or its carriers are strangers in their class
     stage 5     detector      a classifier of patched and clean samples for each trigger
     stage 6     flagging      each sample of an accused class is judged
     report      who is poisoned, by what, in which samples
     stage 7     training on what is kept is the guard's and the trainer's part
 
-Stages 1 to 6 stand in this order in `vbdguard.method.pipeline`, one file each beside it.
+`vbdguard.method.published` runs stages 1 to 6 in this order, as the paper does (preset `paper`);
+`vbdguard.method.direct` looks before it trains (preset `default`); `docs/method.md` compares them.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from vbdguard.report import ClassReport, TriggerReport
 WHOLE_IMAGE = "whole image"
 STAGE_WORDS = {
     "ingest": "Reading the data",
-    "ensemble": "Training models that learn a trigger first",
+    "ensemble": "Training simple models",
     "suspects": "Testing each class for a trigger",
     "trigger": "Recovering the trigger",
-    "attack_check": "Checking that the trigger works",
+    "attack_check": "Checking that it is an attack",
     "detector": "Training detectors",
     "flagging": "Scoring every sample",
 }
