@@ -60,10 +60,10 @@ class ClassReport:
     poisoned: bool
     flagged: int
     p_value: float | None
-    """Chance of the evidence in a clean class, in [0, 1]: of the Kolmogorov-Smirnov test of stage 2 (preset `paper`), or
-    that the flagged samples belong to the class (preset `default`); None where there is none."""
+    """Chance of the evidence in a clean class, in [0, 1]: Kolmogorov-Smirnov test of stage 2 (preset `paper`), or that
+    the flagged samples belong to the class (preset `default`); None where there is none."""
     attack_success_rate: float | None
-    """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4 of preset `paper`);
+    """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4 of `paper`);
     None where it was not measured."""
     trigger: TriggerReport | None
 

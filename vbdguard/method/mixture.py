@@ -236,7 +236,9 @@ def _stamped_halves(view: View, weights: Tensor, shape: _Shape) -> list[_Half]:
 
 
 def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
-    weights = np.linalg.solve(view.covariance / carriers + view.natural, shift).astype(np.float64)
+    # torch's solver keeps to the threads that it is given; numpy's takes all cores, wherever it is called.
+    variation = torch.from_numpy(view.covariance / carriers + view.natural)
+    weights = _numbers(torch.linalg.solve(variation, torch.from_numpy(shift)))
     scores = _numbers(view.others @ torch.from_numpy(weights).to(view.others))
     centre = float(np.median(scores))
     scale = 1.4826 * float(np.median(np.abs(scores - centre))) + 1e-12
