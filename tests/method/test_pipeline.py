@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vbdguard.attacks.poison import poison_arrays
 from vbdguard.config import (
     AttackCheckConfig,
     DetectorConfig,
@@ -266,6 +267,20 @@ def test_a_date_stamp_on_images_of_one_class_is_no_poison(
     natural: Samples, method: DirectMethodConfig, label: int, share: float
 ) -> None:
     assert accused(detect(with_date_stamp(natural, label, share), method, seed=0)) == []
+
+
+def test_loud_marks_on_other_classes_hide_no_trigger(natural: Samples, method: DirectMethodConfig) -> None:
+    """Marks of 5 x 5 pixels on half of each other class: with them, more is suspect than can be painted over."""
+    data = poison_arrays(natural.images.numpy(), natural.labels.numpy(), "color_grid", ratio=0.05, target=0)
+    images, labels = torch.from_numpy(data.images).clone(), torch.from_numpy(data.labels)
+    truth, generator = torch.from_numpy(data.is_poisoned), torch.Generator().manual_seed(1)
+    for label, (top, left) in ((1, (1, 1)), (2, (1, 9)), (3, (9, 1))):
+        marked = (labels == label).nonzero().squeeze(1)[::2]
+        mark = 255 * (torch.rand(5, 5, 3, generator=generator) < 0.5)
+        images[marked, top : top + 5, left : left + 5] = mark.to(torch.uint8)
+    found = detect(Samples(images, labels, 4), method, seed=0)
+    assert 0 in accused(found)
+    assert counts(found, truth)[0] >= 0.95 * int(truth.sum())
 
 
 def test_a_single_class_gives_nothing_to_compare_with_and_no_alarm(

@@ -224,7 +224,8 @@ def _with_extent(suspect: _Suspect, config: DirectMethodConfig) -> _Suspect:
     level = suspect.level
     carries = suspect.logits > 0
     if level.is_coarse or not 0 < int(carries.sum()) < len(carries):
-        return suspect
+        # Painted over where it can be: natural samples that a model was kept from look like strangers to it.
+        return replace(suspect, is_wide=float(suspect.extent.float().mean()) > config.label_check.max_blanked)
     shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
     scores = level.usual.scores(shown - usual, suspect.label)
     extent = suspect.trigger.mask | (scores > max(_SURELY_ODD, _ODD_SHARE * float(scores.max())))
@@ -237,9 +238,10 @@ def _mean_image(images: Tensor, indices: Tensor) -> Tensor:
 
 
 def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[_Suspect]:
-    """Return the suspects with the most gain whose triggers together leave enough of the image to judge it by.
+    """Return the suspects, and paint over only as much as leaves enough of the image to judge it by.
 
-    A trigger that covers too much is not painted over (see `label_check`), so it needs no room.
+    Those with the most gain come first; the samples of the others are kept from the models instead (see
+    `label_check`). None is left out, or a few loud marks would hide any trigger.
     """
     chosen: list[_Suspect] = []
     union: Tensor | None = None
@@ -247,9 +249,10 @@ def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[
         if not suspect.is_wide:
             wider = suspect.extent if union is None else union | suspect.extent
             if float(wider.float().mean()) > config.label_check.max_blanked:
-                log.info("class %d: %d pixels are left out: no room", suspect.label, int(suspect.extent.sum()))
-                continue
-            union = wider
+                log.info("class %d: no room to paint %d pixels over", suspect.label, int(suspect.extent.sum()))
+                suspect = replace(suspect, is_wide=True)
+            else:
+                union = wider
         chosen.append(suspect)
     return sorted(chosen, key=lambda found: found.label)
 
