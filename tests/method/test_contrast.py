@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from vbdguard.config import ContrastConfig
-from vbdguard.method.contrast import NaturalVariation, Place, class_contrasts, contrast_scores, find_places
+from vbdguard.method.contrast import NaturalVariation, Place, UsualContrasts, class_contrasts, find_places
 from vbdguard.method.samples import Samples
 
 CONFIG = ContrastConfig()
@@ -25,6 +25,12 @@ def drawn(seed: int, n: int = 3000, n_classes: int = 5) -> Samples:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 6, 5, 3), dtype=torch.uint8, generator=generator)
     return Samples(images, torch.randint(0, n_classes - 1, (n,), generator=generator), n_classes)
+
+
+def contrast_scores(contrasts: Tensor, config: ContrastConfig) -> Tensor:
+    """Return the scores of all classes, (K, H, W)."""
+    usual = UsualContrasts.of(contrasts, config)
+    return torch.stack([usual.scores(contrast, label) for label, contrast in enumerate(contrasts)])
 
 
 def smooth_contrasts(seed: int) -> Tensor:
@@ -84,6 +90,23 @@ def test_what_is_like_the_rest_scores_about_one() -> None:
     noise = torch.randn(6, 16, 16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scores = contrast_scores(noise, replace(CONFIG, natural_share=1.0))
     assert float(scores.mean()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_part_of_a_class_is_measured_by_what_other_classes_usually_show() -> None:
+    """Scores grow with the square of the contrast: they are squared distances."""
+    contrasts = with_detail(smooth_contrasts(0), 3, 10, 10)
+    usual = UsualContrasts.of(contrasts, CONFIG)
+    torch.testing.assert_close(usual.scores(3 * contrasts[3], 3), 9 * usual.scores(contrasts[3], 3))
+
+
+def test_a_class_does_not_explain_itself() -> None:
+    """Its own windows are not among the usual ones, or a class all of whose image is odd would look ordinary."""
+    noise = torch.randn(SIDE, SIDE, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    contrasts = smooth_contrasts(0)
+    contrasts[3] += 4 * noise
+    scores = contrast_scores(contrasts, CONFIG)
+    others = [label for label in range(CLASSES) if label != 3]
+    assert float(scores[3].median()) > 10 * float(scores[others].median())
 
 
 @settings(max_examples=10, deadline=None)
