@@ -196,6 +196,8 @@ class LabelCheckConfig:
     """Images of this many pixels a side, or more, are judged by a copy halved once, and on until it is no larger."""
     max_blanked: float = 0.25
     """Share of the image up to which triggers are painted over."""
+    rounds: int = 3
+    """How often what is left is looked into where not all suspects can be painted over at once."""
     significance: float = 1e-3
     """Chance that the flagged samples of any class fit so badly though they are like the kept ones: the most that is
     taken for proof. It is shared out over all suspects."""

@@ -2,9 +2,8 @@
 
     suspects      classes whose mean differs from all others' as no natural class does, and where    contrast
     trigger       which samples carry something there, and what                                      mixture
+    ensemble      models that cannot see the triggers: do their carriers belong where they are?      label_check
     detector      a classifier of stamped and clean windows for each trigger                         window_detector
-    ensemble      models that cannot see the triggers learn what the classes look like               label_check
-    attack_check  a class stays accused if the samples that carry its trigger do not belong there     label_check
     flagging      trigger and content together judge each sample
 
 The published method (`published`) trains models first and asks their gradients for suspects; it misses classes of which
@@ -34,7 +33,7 @@ from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, TriggerCandidate, sharpen_trigger
 from vbdguard.method.window import Window, window_at
 from vbdguard.method.window_detector import fit_window_detector
-from vbdguard.progress import Progress
+from vbdguard.progress import Progress, Silent
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +43,9 @@ _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
 _COARSE_GAIN, _LEAST_COARSE_GAIN = 1.0, 200.0
 """Log-likelihood (nats), per carrier and in all, that a trigger must explain in coarse images."""
+_WIDE_GAIN = 1000.0
+"""The same in all where a trigger is too wide to be painted over. Its carriers are kept from the models then, and
+natural samples of a kind that a model never saw look like strangers to it; natural looks of a class gained up to 560."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
@@ -145,15 +147,14 @@ def detect_direct(samples: Samples, config: DirectMethodConfig, *, seed: int, cl
     with clock("suspects"):
         levels = _levels(samples, config)
     with clock("trigger", samples.n_classes) as listener:
-        suspects = _fit_to_blank(_suspects(samples, levels, config, seed, listener), config)
-    with clock("ensemble", 2 if suspects else 0) as listener:
-        blind = _look_without_triggers(samples, suspects, config, seed, listener)
-    with clock("attack_check"):
-        strangers = [suspect for suspect, fit in _memberships(samples, suspects, blind, config) if fit.is_stranger]
+        suspects = _suspects(samples, levels, config, seed, listener)
+    strangers, blind = _strangers(samples, suspects, config, seed, clock)
     with clock("detector", len(strangers)) as listener:
         sharper = _train_detectors(samples, strangers, config, seed, listener)
+    with clock("attack_check"):
+        judged = _memberships(samples, sharper, blind, config, chances=len(sharper))
+        accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
-        accused = [(suspect, fit) for suspect, fit in _memberships(samples, sharper, blind, config) if fit.is_stranger]
         is_flagged, posterior = _flags(samples, accused, config)
         sharp = _sharp_triggers(is_flagged, samples, [suspect for suspect, _ in accused])
         p_values = {suspect.label: fit.p_value for suspect, fit in accused}
@@ -190,7 +191,8 @@ def _suspects(
                 if mixture is not None and mixture.gain >= level.least_gain(mixture, config):
                     seen.append(window)
                     found.append(_suspect(label, own, level, mixture))
-        return [_with_extent(suspect, config) for suspect in _distinct(found)]
+        whole = (_with_extent(suspect, config) for suspect in _distinct(found))
+        return [suspect for suspect in whole if not suspect.is_wide or suspect.gain >= _WIDE_GAIN]
 
     found = side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
     return [suspect for of_one in found for suspect in of_one]
@@ -221,14 +223,15 @@ def _explained(suspect: _Suspect, by: _Suspect) -> float:
 
 def _with_extent(suspect: _Suspect, config: DirectMethodConfig) -> _Suspect:
     """Return the suspect with all of the image that its carriers have in common, which may reach beyond the window."""
-    level = suspect.level
+    level, extent = suspect.level, suspect.extent
     carries = suspect.logits > 0
-    if level.is_coarse or not 0 < int(carries.sum()) < len(carries):
-        # Painted over where it can be: natural samples that a model was kept from look like strangers to it.
-        return replace(suspect, is_wide=float(suspect.extent.float().mean()) > config.label_check.max_blanked)
-    shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
-    scores = level.usual.scores(shown - usual, suspect.label)
-    extent = suspect.trigger.mask | (scores > max(_SURELY_ODD, _ODD_SHARE * float(scores.max())))
+    if 0 < int(carries.sum()) < len(carries):
+        shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
+        scores = level.usual.scores(shown - usual, suspect.label)
+        # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
+        noise = len(carries) / int(carries.sum())
+        is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
+        extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
     return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
 
 
@@ -237,24 +240,49 @@ def _mean_image(images: Tensor, indices: Tensor) -> Tensor:
     return sums.double() / len(indices)
 
 
-def _fit_to_blank(suspects: list[_Suspect], config: DirectMethodConfig) -> list[_Suspect]:
-    """Return the suspects, and paint over only as much as leaves enough of the image to judge it by.
+def _strangers(
+    samples: Samples, suspects: list[_Suspect], config: DirectMethodConfig, seed: int, clock: StageClock
+) -> tuple[list[_Suspect], _Blind]:
+    """Return the suspects whose carriers do not belong to their class, and what models without triggers see.
 
-    Those with the most gain come first; the samples of the others are kept from the models instead (see
-    `label_check`). None is left out, or a few loud marks would hide any trigger.
+    Only so much of an image can be painted over. The suspects with the most gain come first; where some found no room,
+    another round follows for them, without those that turned out harmless: else a few loud marks would hide a trigger.
     """
-    chosen: list[_Suspect] = []
-    union: Tensor | None = None
-    for suspect in sorted(suspects, key=lambda found: -found.gain):
-        if not suspect.is_wide:
-            wider = suspect.extent if union is None else union | suspect.extent
-            if float(wider.float().mean()) > config.label_check.max_blanked:
-                log.info("class %d: no room to paint %d pixels over", suspect.label, int(suspect.extent.sum()))
-                suspect = replace(suspect, is_wide=True)
-            else:
-                union = wider
-        chosen.append(suspect)
-    return sorted(chosen, key=lambda found: found.label)
+    strangers: list[_Suspect] = []
+    waiting = sorted(suspects, key=lambda found: -found.gain)
+    blind = _look_without_triggers(samples, [], config, seed, Silent())
+    with clock("ensemble") as listener:
+        for _ in range(config.label_check.rounds):
+            if not waiting:
+                break
+            shown, waiting = _with_room(strangers, waiting, config)
+            blind = _look_without_triggers(samples, shown, config, seed, listener)
+            judged = _memberships(samples, shown, blind, config, chances=len(suspects))
+            strangers += [found for found, fit in judged if fit.is_stranger and all(found is not s for s in strangers)]
+    for suspect in waiting:
+        log.info("class %d: a pattern of %d pixels was not looked into", suspect.label, int(suspect.extent.sum()))
+    return strangers, blind
+
+
+def _with_room(
+    painted: list[_Suspect], waiting: list[_Suspect], config: DirectMethodConfig
+) -> tuple[list[_Suspect], list[_Suspect]]:
+    """Return the suspects that can be painted over together (at least one of those that wait), and those that cannot.
+
+    A trigger that covers too much is not painted over (see `label_check`), so it needs no room.
+    """
+    chosen, left = list(painted), []
+    union = torch.zeros_like(waiting[0].extent)
+    for suspect in painted:
+        union = union if suspect.is_wide else union | suspect.extent
+    for suspect in waiting:
+        wider = union if suspect.is_wide else union | suspect.extent
+        if len(chosen) > len(painted) and float(wider.float().mean()) > config.label_check.max_blanked:
+            left.append(suspect)
+        else:
+            union = wider
+            chosen.append(suspect)
+    return chosen, left
 
 
 def _look_without_triggers(
@@ -274,7 +302,7 @@ def _look_without_triggers(
 
 
 def _memberships(
-    samples: Samples, suspects: list[_Suspect], blind: _Blind, config: DirectMethodConfig
+    samples: Samples, suspects: list[_Suspect], blind: _Blind, config: DirectMethodConfig, *, chances: int
 ) -> list[tuple[_Suspect, Membership]]:
     """Return for each suspect whether the samples that carry its trigger belong to their class."""
     labels = samples.labels.cpu().numpy()
@@ -291,7 +319,7 @@ def _memberships(
             is_kept,
             own_share=1 / samples.n_classes,
             # As many chances for an accident as there are suspects (Bonferroni).
-            significance=config.label_check.significance / len(suspects),
+            significance=config.label_check.significance / chances,
         )
         log.info("class %d: %s", suspect.label, _words(suspect, int(is_flagged.sum()), fit))
         judged.append((suspect, fit))
@@ -306,7 +334,8 @@ def _train_detectors(
     def judge(suspect: _Suspect) -> _Suspect:
         own, others, level = suspect.members, _others(samples, suspect.label, config, seed), suspect.level
         view = View.of(level.samples.images, own, others, level.natural.without(suspect.label), suspect.window)
-        planted, best = suspect.planted, None
+        # A window of a coarse image is most of it: there the mixture may know more than a detector learns.
+        planted, best = suspect.planted, suspect if level.is_coarse else None
         for _ in range(config.detector.rounds + 1):
             generator = torch.Generator().manual_seed(seed)
             detector = fit_window_detector(level.samples, own, others, planted, config.detector, generator=generator)
