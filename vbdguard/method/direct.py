@@ -45,7 +45,7 @@ _COARSE_GAIN, _LEAST_COARSE_GAIN = 1.0, 200.0
 """Log-likelihood (nats), per carrier and in all, that a trigger must explain in coarse images."""
 _WIDE_GAIN = 1000.0
 """The same in all where a trigger is too wide to be painted over. Its carriers are kept from the models then, and
-natural samples of a kind that a model never saw look like strangers to it; natural looks of a class gained up to 560."""
+natural samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
