@@ -18,7 +18,7 @@ def test_a_stage_of_unknown_length_counts_only() -> None:
     listener = ProgressLines(lines.append, every=0.0)
     listener.begin("ensemble", None)
     listener.advance()
-    assert lines[-1] == "vbdguard: Training models that learn a trigger first, 1\n"
+    assert lines[-1] == "vbdguard: Training simple models, 1\n"
 
 
 def test_work_that_is_done_soon_says_nothing() -> None:

@@ -65,8 +65,7 @@ def _train_detectors(
     def judge(suspect: Suspect) -> Suspect:
         own, others, level = suspect.members, other_samples(samples, suspect.label, config, seed), suspect.level
         view = View.of(level.samples.images, own, others, level.natural.without(suspect.label), suspect.window)
-        # A window of a coarse image is most of it: there the mixture may know more than a detector learns.
-        planted, best = suspect.planted, suspect if level.is_coarse else None
+        planted, best = suspect.planted, None
         for _ in range(config.detector.rounds + 1):
             generator = torch.Generator().manual_seed(seed)
             detector = fit_window_detector(level.samples, own, others, planted, config.detector, generator=generator)
@@ -77,7 +76,9 @@ def _train_detectors(
             if posterior.sum() < config.mixture.min_carriers:
                 break
             planted = planted_trigger(view, posterior)
-        return best or suspect
+        # A detector that learned from few samples, or looks at a whole coarse image, may know less than the mixture.
+        worth = suspect.gain if level.is_coarse else suspect.gain / 2
+        return best if best is not None and best.gain >= worth else suspect
 
     found = side_by_side(judge, suspects, device=samples.device, progress=progress)
     return [suspect for suspect in found if suspect.gain >= config.mixture.min_gain]

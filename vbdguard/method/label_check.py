@@ -52,7 +52,7 @@ class Membership:
     p_value: float
     """Chance of so bad a fit among the flagged if they fitted like the kept (one-sided Mann-Whitney test)."""
     is_stranger: bool
-    """Whether the flagged samples fit worse than half-way between the two, and not by chance."""
+    """Whether the flagged samples fit worse than half-way (or another part of it) between the two, not by chance."""
     log_ratio: Floats
     """(N,): log-likelihood of each sample's fit as a member of the class over that as a stranger (nats)."""
 
@@ -106,6 +106,7 @@ def membership(
     *,
     own_share: float,
     significance: float,
+    boundary: float = 0.5,
 ) -> Membership:
     """Return whether flagged samples belong to the class that they are labelled as.
 
@@ -116,6 +117,7 @@ def membership(
         is_kept: bool (N,), samples of any class that no trigger flags.
         own_share: share of an attacker's samples that belong to the class anyway.
         significance: largest p-value of strangers.
+        boundary: how far from strangers to members, 0 to 1, the flagged may lie and still be strangers.
     """
     kept, others = fit[bears_label & is_kept], fit[~bears_label & is_kept]
     if min(len(kept), len(others)) < _FEWEST_KEPT:
@@ -128,7 +130,7 @@ def membership(
     )
     if_poisoned = own_share * of_kept + (1 - own_share) * of_others
     p_value = float(mannwhitneyu(fit[is_flagged], kept, alternative="less").pvalue)
-    is_stranger = of_flagged < (of_kept + if_poisoned) / 2 and p_value < significance
+    is_stranger = of_flagged < if_poisoned + boundary * (of_kept - if_poisoned) and p_value < significance
     return Membership(of_flagged, of_kept, if_poisoned, p_value, is_stranger, log_ratio)
 
 

@@ -19,6 +19,9 @@ from vbdguard.progress import Progress, Silent
 
 log = logging.getLogger(__name__)
 
+_SHARP_GAIN, _SHARP_BOUNDARY, _SHARP_SIGNIFICANCE = 8.0, 2 / 3, 0.01
+"""A trigger that explains so many nats per carrier is surely pasted; only a mark of the class could be as sharp. Then
+less says that its carriers are strangers: on small sets the models that see no trigger know little."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 
@@ -101,18 +104,21 @@ def memberships(
     labels = samples.labels.cpu().numpy()
     flagged = [suspect.flagged_among(len(samples)) for suspect in suspects]
     is_kept = ~np.any(flagged, axis=0) if flagged else np.ones(len(samples), dtype=np.bool_)
+    sharp = sum(suspect.is_sharp(_SHARP_GAIN) for suspect in suspects)
     judged = []
     for suspect, is_flagged in zip(suspects, flagged, strict=True):
         if is_flagged.sum() < config.mixture.min_carriers:
             continue
+        is_sharp = suspect.is_sharp(_SHARP_GAIN) and not suspect.is_wide
         fit = membership(
             blind.fits[:, blind.column[suspect.label]],
             labels == suspect.label,
             is_flagged,
             is_kept,
             own_share=1 / samples.n_classes,
-            # As many chances for an accident as there are suspects (Bonferroni).
-            significance=config.label_check.significance / chances,
+            # As many chances for an accident as there are suspects of a kind (Bonferroni).
+            significance=_SHARP_SIGNIFICANCE / sharp if is_sharp else config.label_check.significance / chances,
+            boundary=_SHARP_BOUNDARY if is_sharp else 0.5,
         )
         log.info("class %d: %s", suspect.label, _words(suspect, int(is_flagged.sum()), fit))
         judged.append((suspect, fit))

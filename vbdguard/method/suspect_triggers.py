@@ -108,6 +108,10 @@ class Suspect:
         """The trigger in the pixels of the whole images."""
         return self.level.enlarged(self.planted.trigger)
 
+    def is_sharp(self, gain: float) -> bool:
+        """Return whether the trigger explains at least so many nats for each sample that carries it."""
+        return self.gain >= gain * float(self.logits.sigmoid().sum())
+
     def flagged_among(self, n: int) -> NDArray[np.bool_]:
         """Return bool (n,): which of n samples carry the trigger more likely than not."""
         is_flagged = np.zeros(n, dtype=np.bool_)
