@@ -10,7 +10,7 @@ a (pattern - mean).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -198,18 +198,20 @@ def _fit(view: View, config: MixtureConfig, *, is_sharp: bool) -> Mixture | None
 
 def _start(view: View, *, is_sharp: bool) -> tuple[list[_Half], float] | None:
     """Return the halves under the likeliest of a few shares; the class's contrast is then share times shift."""
-    filters = [_filter(view, _contrast(view, fold, is_sharp=is_sharp), float(fold.sum())) for fold in view.folds]
-    moves = [
-        float(found.weights @ _contrast(view, fold, is_sharp=is_sharp))
-        for found, fold in zip(filters, view.folds, strict=True)
-    ]
+    moves, usual, unstamped = [], [], []
+    for learned, judged in (view.folds, view.folds[::-1]):
+        contrast = _contrast(view, learned, is_sharp=is_sharp)
+        found = _filter(view, contrast, float(learned.sum()))
+        moves.append(float(found.weights @ contrast))
+        usual.append(found.usual)
+        unstamped.append(_half(view, found, judged, found.usual))
     best: tuple[float, float, list[_Half]] | None = None
     for share in _SHARES:
         if min(moves) / share < _SMALLEST_SHIFT:
             continue
         halves = [
-            _half(view, found, judged, found.usual + move / share)
-            for found, move, judged in zip(filters, moves, view.folds[::-1], strict=True)
+            replace(half, stamped=_density(scores + move / share))
+            for half, scores, move in zip(unstamped, usual, moves, strict=True)
         ]
         likelihood = sum(float(_log_ratios(half, share).sum()) for half in halves)
         if best is None or likelihood > best[0]:
