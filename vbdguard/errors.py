@@ -7,6 +7,8 @@
     ├── ReadError              one shard or sample that cannot be read (becomes a `skipped` entry)
     ├── CacheError             the cache directory cannot be used                   exit code 2
     ├── ReportError            a report file that is not one                        exit code 2
+    ├── BaselineError          a baseline file that is not one                      exit code 2
+    ├── ReceiptError           a receipt that is none, or cannot vouch for the data exit code 2
     ├── PoisonFoundError       the guard found poison and was told to raise
     └── UnscannedSampleError   the guard met a sample that no scan has seen
 
@@ -55,6 +57,14 @@ class CacheError(VBDGuardError):
 
 class ReportError(VBDGuardError):
     """A file is not a vbdguard report of a version that this release reads."""
+
+
+class BaselineError(VBDGuardError):
+    """A file is not a baseline of accepted findings, or cannot become one."""
+
+
+class ReceiptError(VBDGuardError):
+    """A receipt is damaged, edited, of another version or of other settings: it vouches for nothing."""
 
 
 class PoisonFoundError(VBDGuardError):

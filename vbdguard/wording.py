@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vbdguard.escaping import printable
+from vbdguard.findings import Finding
 from vbdguard.report import ClassReport, TriggerReport
 
 WHOLE_IMAGE = "whole image"
@@ -17,9 +18,17 @@ STAGE_WORDS = {
 }
 
 
-def class_words(c: ClassReport) -> str:
+def class_words(c: ClassReport | Finding) -> str:
     """Return a class's label with its name, where that says more."""
     return str(c.label) if c.name in ("", str(c.label)) else f"{c.label} {printable(c.name)}"
+
+
+def finding_words(finding: Finding) -> str:
+    """Return class, rule and size of a finding."""
+    if finding.rule == "suspicious-class":
+        return f"class {class_words(finding)}: suspicious, p-value {p_value_words(finding.p_value)}"
+    flagged = f"{finding.flagged:,} of {count_words(finding.samples, 'sample')} flagged"
+    return f"class {class_words(finding)}: backdoor trigger, {flagged}"
 
 
 def trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:
