@@ -169,7 +169,7 @@ def test_range_is_refused_before_it_is_written_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_pattern_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vbdguard.sources.shards.MAX_SHARDS", 1000)
+    monkeypatch.setattr("vbdguard.sources.braces.MAX_PATHS", 1000)
     with pytest.raises(SourceError, match="more than 1000 shards"):
         open_source("train-{0..1001}.tar")
     with pytest.raises(SourceError, match="more than 1000 shards"):

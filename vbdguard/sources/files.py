@@ -11,6 +11,7 @@ from typing import BinaryIO, cast
 from blake3 import blake3
 
 from vbdguard.errors import ReadError, SourceError
+from vbdguard.sources.remote import filesystem
 
 BLOCK = 1 << 20
 """Bytes per read: large enough that hashing, not the calls, sets the pace."""
@@ -41,13 +42,14 @@ def open_binary(path: str, *, buffering: int = BLOCK) -> BinaryIO:
     try:
         if not is_url(path):
             return Path(path).open("rb", buffering=buffering)
-        import fsspec  # type: ignore[import-untyped]  # ships no annotations
-
-        return cast(BinaryIO, fsspec.open(path, "rb").open())
-    except (ImportError, ValueError) as error:
-        raise SourceError(f"{path}: cannot open this kind of URL: {error}") from error
-    except OSError as error:
-        raise ReadError("io-error", f"cannot open it: {error}") from error
+        remote, inner = filesystem(path)
+        return cast(BinaryIO, remote.open(inner, "rb"))
+    except SourceError:
+        raise
+    except ValueError as error:
+        raise ReadError("io-error", f"cannot open it, the name is no path: {error}") from error
+    except Exception as error:  # what the packages behind a URL raise is theirs: botocore's errors are no OSError
+        raise ReadError("io-error", f"cannot open it: {error or type(error).__name__}") from error
 
 
 def file_digest(path: str) -> str:
@@ -72,12 +74,10 @@ def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
             return Path(path).stat().st_size
-        import fsspec
-
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        return cast("int | None", filesystem.size(inner))
-    except (ImportError, ValueError, OSError):
-        return None  # opening it says why
+        remote, inner = filesystem(path)
+        return cast("int | None", remote.size(inner))
+    except Exception:  # whatever it is, opening it says why
+        return None
 
 
 def file_bytes(path: str) -> bytes:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from vbdguard.errors import NothingToScanError, SourceError
 from vbdguard.sources.base import Shard
+from vbdguard.sources.braces import expand_braces
 from vbdguard.sources.files import is_url, local_path
-
-MAX_SHARDS = 100_000
-"""A pattern of more is a slip of the hand: `{0..999999999}` would fill the memory before the first read."""
-
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+from vbdguard.sources.remote import filesystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +43,9 @@ def expand(pattern: str) -> list[str]:
         return [pattern]
     found: list[str] = []
     for part in pattern.split("::"):
-        for path in _braces(part):
+        for path in expand_braces(part):
             found += _matches(local_path(path))
     return found
-
-
-def _braces(pattern: str) -> Iterator[str]:
-    from braceexpand import braceexpand
-
-    try:
-        # Before expanding: the library writes every range out in full.
-        widest = max((abs(int(end) - int(start)) for start, end in _RANGE.findall(pattern)), default=0)
-        if widest > MAX_SHARDS:
-            raise SourceError(f"{pattern} stands for more than {MAX_SHARDS} shards; narrow the range")
-        paths = list(islice(braceexpand(pattern), MAX_SHARDS + 1))
-    except ValueError as error:
-        raise SourceError(f"{pattern}: the braces do not match; write for example train-{{000..009}}.tar") from error
-    if len(paths) > MAX_SHARDS:
-        raise SourceError(f"{pattern} stands for more than {MAX_SHARDS} shards; narrow the range")
-    yield from paths
 
 
 def _matches(path: str) -> list[str]:
@@ -91,13 +70,13 @@ def _advice(path: str) -> str:
 
 
 def _remote_matches(path: str) -> list[str]:
-    import fsspec  # type: ignore[import-untyped]  # ships no annotations
-
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        found = sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(inner))
-    except (ImportError, ValueError, OSError) as error:
-        raise SourceError(f"{path}: cannot list it: {error}") from error
+        remote, inner = filesystem(path)
+        found = sorted(remote.unstrip_protocol(name) for name in remote.glob(inner))
+    except SourceError:
+        raise
+    except Exception as error:  # what the packages behind a URL raise is theirs
+        raise SourceError(f"{path}: cannot list it: {error or type(error).__name__}") from error
     if not found:
         raise NothingToScanError(f"{path} matches no file; check the pattern")
     return found
