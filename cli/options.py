@@ -76,8 +76,19 @@ def parse_outputs(_: click.Context, __: click.Parameter, values: tuple[str, ...]
             raise click.BadParameter(
                 f"{path}: expected a file that ends in one of: {known}; got {path.suffix or 'none'!r}"
             )
-        if path.is_dir():
-            raise click.BadParameter(f"{path}: expected a file, this is a directory")
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise click.BadParameter(f"{path}: its directory does not exist or cannot be written to; create it first")
+        _check_writable(path)
     return paths
+
+
+def parse_receipt(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Return the file to write a receipt to, checked before any work is done."""
+    if path is not None:
+        _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise click.BadParameter(f"{path}: expected a file, this is a directory")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"{path}: its directory does not exist or cannot be written to; create it first")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vbdguard.atomic import write_atomically
 
-from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs
+from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged, read_baseline
+from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_receipt
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
@@ -19,8 +21,10 @@ from .scan_options import (
     scan_config,
     scan_options,
 )
+from .settings_option import settings_line
 
 if TYPE_CHECKING:
+    from vbdguard.gate import Judgement
     from vbdguard.report import ScanReport
 
 
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         **SCAN_SECTIONS,
-        "What comes out": ["output", "format_", "fail_on", "exit_zero", "quiet", "verbose", "no_color"],
+        "What comes out": ["output", "format_", "receipt", "quiet", "verbose", "no_color"],
+        "When to fail": GATE_SECTION,
         "Cache": CACHE_SECTION,
     },
 )
@@ -52,13 +57,13 @@ if TYPE_CHECKING:
     help="What goes to stdout.",
 )
 @click.option(
-    "--fail-on",
-    type=click.Choice(["poisoned", "never"]),
-    default="poisoned",
-    show_default=True,
-    help="When to end with 1.",
+    "--receipt",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    callback=parse_receipt,
+    help="Write a receipt for the repository as well, such as vbdguard.lock (see `vbdguard verify`).",
 )
-@click.option("--exit-zero", is_flag=True, help="End with 0 where poison would end with 1; 2 and 3 stay.")
+@gate_options
 @click.option("--quiet", "-q", is_flag=True, help="No progress, and only the verdict as text.")
 @click.option("--verbose", "-v", is_flag=True, help="Every class, more samples, all settings, the log.")
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
@@ -78,21 +83,27 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan d.parquet --label-key fine_label  a label column of that name
       vbdguard scan shards/ -o report.json            the report as a file
       vbdguard scan shards/ --format json             the report to a program
+      vbdguard scan shards/ --receipt vbdguard.lock   keep proof for `vbdguard verify`
+      vbdguard scan shards/ --baseline accepted.json  fail on new findings only
 
     \b
     Exit codes:
       0  clean
-      1  poison found (never with --exit-zero or --fail-on never)
+      1  poison found that counts (see --fail-on, --baseline and --exit-zero)
       2  could not complete: bad usage, input or output error, anything unreadable
       3  nothing scannable found
       130  interrupted
     """
     check_options(options)
+    read_baseline(options["baseline"])  # a slip there should not show after the scan
     report = _run(sources, options)
     for path in options["output"]:
         write_atomically(path, report.to_json())
+    _write_receipt(report, options["receipt"])
+    judgement = _judged(report, options)
     _show(report, options)
-    ctx.exit(_exit_code(report, options["fail_on"], exit_zero=options["exit_zero"]))
+    _say_gate(judgement, options)
+    ctx.exit(exit_code(judgement, options))
 
 
 def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
@@ -101,6 +112,8 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
 
     from .at_work import at_work, one_or_all
 
+    if (line := settings_line(click.get_current_context())) and not options["quiet"]:
+        click.echo(line, err=True)
     with at_work(options) as (_, progress):
         return run_scan(one_or_all(sources), scan_config(options), **cache_settings(options), progress=progress)
 
@@ -118,10 +131,25 @@ def _show(report: ScanReport, options: dict[str, Any]) -> None:
         render_verdict(report, console)
         return
     render(report, console, verbose=options["verbose"])
-    for path in options["output"]:
+    for path in (*options["output"], *([options["receipt"]] if options["receipt"] else [])):
         click.echo(f"Wrote {path}", err=True)
 
 
-def _exit_code(report: ScanReport, fail_on: Literal["never", "poisoned"], *, exit_zero: bool) -> int:
-    code = report.exit_code(fail_on=fail_on)
-    return 0 if exit_zero and code == 1 else code
+def _judged(report: ScanReport, options: dict[str, Any]) -> Judgement:
+    from vbdguard.findings import findings_of
+
+    return judged(findings_of(report), is_complete=report.status == "complete", options=options)
+
+
+def _say_gate(judgement: Judgement, options: dict[str, Any]) -> None:
+    """Say what the exit code depends on besides the report: behind the text, else on stderr."""
+    if not options["quiet"]:
+        for line in gate_words(judgement, options):
+            click.echo(line, err=options["format_"] != "text")
+
+
+def _write_receipt(report: ScanReport, path: Path | None) -> None:
+    if path is not None:
+        from vbdguard.receipt import Receipt
+
+        Receipt.of(report, path).write(path)

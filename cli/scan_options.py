@@ -11,12 +11,13 @@ import click
 from vbdguard.config import Preset, ScanConfig
 
 from .options import parse_image_size
+from .settings_option import settings_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCAN_SECTIONS = {
     "What to scan": ["label_key", "image_size", "jobs"],
-    "How to scan": ["preset", "seed", "device"],
+    "How to scan": ["preset", "seed", "device", "config"],
 }
 """Where `SectionedCommand` lists `scan_options`."""
 CACHE_SECTION = ["cache_dir", "no_cache", "refresh"]
@@ -24,8 +25,8 @@ CACHE_SECTION = ["cache_dir", "no_cache", "refresh"]
 
 def scan_options(command: Command) -> Command:
     """Add the options that `scan_config` turns into settings."""
-    return _with(
-        command,
+    return with_options(
+        settings_option(command),
         click.option(
             "--label-key", metavar="KEY", help="Tar member suffix, JSON key or parquet column that holds the label."
         ),
@@ -65,7 +66,7 @@ def scan_options(command: Command) -> Command:
 
 def cache_options(command: Command) -> Command:
     """Add the options that `cache_settings` turns into arguments of a scan."""
-    return _with(
+    return with_options(
         command,
         click.option(
             "--cache-dir",
@@ -104,13 +105,18 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     if options["quiet"] and options["verbose"]:
         raise click.UsageError("--quiet and --verbose contradict each other; pass one")
-    if options["no_cache"] and (options["refresh"] or options["cache_dir"]):
+    if options["no_cache"] and (options["refresh"] or (options["cache_dir"] and _is_typed("cache_dir"))):
         raise click.UsageError("--no-cache uses no cache; drop it, or drop --refresh and --cache-dir")
     if options.get("report") is not None and options["refresh"]:
         raise click.UsageError("--refresh scans again, --report goes by an earlier scan; pass one")
 
 
-def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
+def _is_typed(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Add options in the order in which they are given."""
     # As stacked decorators would: the last one is applied first.
     for option in reversed(options):
         command = option(command)

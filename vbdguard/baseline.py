@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -72,7 +73,7 @@ class Baseline:
         if self.baseline_version != BASELINE_VERSION:
             raise ValueError(f"expected baseline_version {BASELINE_VERSION}, got {self.baseline_version}")
         entries = tuple(sorted(self.findings, key=lambda entry: (entry.rule, entry.digest)))
-        for one, other in zip(entries, entries[1:], strict=False):
+        for one, other in pairwise(entries):
             if (one.rule, one.digest) == (other.rule, other.digest):
                 raise ValueError(f"{one.rule} {one.digest[:12]} stands in it twice; keep one")
         object.__setattr__(self, "findings", entries)

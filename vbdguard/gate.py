@@ -32,6 +32,8 @@ class Judgement:
 
     counting: tuple[Finding, ...]
     """Those that let it fail."""
+    passed_over: tuple[Finding, ...]
+    """Those that `fail_on` does not count, though they are poison."""
     accepted: tuple[tuple[Finding, Acceptance], ...]
     """Those that the baseline takes out."""
     expired: tuple[Acceptance, ...]
@@ -67,7 +69,7 @@ def judge(
     """
     day = today or datetime.now(UTC).date()
     known = baseline or Baseline.empty()
-    counting: list[Finding] = []
+    open_ones: list[Finding] = []
     accepted: list[tuple[Finding, Acceptance]] = []
     expired: list[Acceptance] = []
     for finding in findings:
@@ -77,11 +79,12 @@ def judge(
             continue
         if entry is not None:
             expired.append(entry)
-        if finding.rule in _COUNTING[fail_on]:
-            counting.append(finding)
+        open_ones.append(finding)
     seen = {*expired, *(entry for _, entry in accepted)}
     unused = tuple(entry for entry in known.findings if entry not in seen)
-    return Judgement(tuple(counting), tuple(accepted), tuple(expired), unused, is_complete)
+    counting = tuple(finding for finding in open_ones if finding.rule in _COUNTING[fail_on])
+    passed_over = tuple(f for f in open_ones if f.rule == "backdoor-trigger" and f not in counting)
+    return Judgement(counting, passed_over, tuple(accepted), tuple(expired), unused, is_complete)
 
 
 def gate_lines(judgement: Judgement) -> Iterator[str]:
@@ -90,7 +93,7 @@ def gate_lines(judgement: Judgement) -> Iterator[str]:
         until = f" until {entry.expires}" if entry.expires else ""
         yield f"Accepted{until}: {finding_words(finding)}; reason: {printable(entry.reason)}"
     for entry in judgement.expired:
-        yield f"No longer accepted since {entry.expires}: {printable(entry.what)}; reason was: {printable(entry.reason)}"
+        yield f"Accepted only until {entry.expires}: {printable(entry.what)}; reason was: {printable(entry.reason)}"
     if judgement.unused:
         count = count_words(len(judgement.unused), "entry", "entries")
         yield f"{count} of the baseline matched nothing; `vbdguard baseline update` takes them out"

@@ -1,0 +1,86 @@
+"""The options that decide on the exit code, for `scan` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .scan_options import Command, with_options
+
+if TYPE_CHECKING:
+    from vbdguard.findings import Finding
+    from vbdguard.gate import Judgement
+
+GATE_SECTION = ["fail_on", "baseline", "exit_zero"]
+"""Where `SectionedCommand` lists `gate_options`."""
+
+
+def gate_options(command: Command) -> Command:
+    """Add the options that `judged` goes by."""
+    return with_options(
+        command,
+        click.option(
+            "--fail-on",
+            type=click.Choice(["never", "suspicious", "poisoned"]),
+            default="poisoned",
+            show_default=True,
+            help="The least that ends with 1; `suspicious` takes classes short of proof too.",
+        ),
+        click.option(
+            "--baseline",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Accepted findings, which do not count (see `vbdguard baseline`).",
+        ),
+        click.option("--exit-zero", is_flag=True, help="End with 0 where poison would end with 1; 2 and 3 stay."),
+    )
+
+
+def judged(findings: Iterable[Finding], *, is_complete: bool, options: Mapping[str, Any]) -> Judgement:
+    """Return which findings count.
+
+    Raises:
+        BaselineError: if the baseline is none.
+    """
+    from vbdguard.gate import judge
+
+    baseline = read_baseline(options["baseline"])
+    return judge(findings, is_complete=is_complete, fail_on=options["fail_on"], baseline=baseline)
+
+
+def read_baseline(path: Path | None) -> Any:
+    """Return the baseline in a file; None for None.
+
+    Raises:
+        UsageError: if there is no such file.
+        BaselineError: if it holds none.
+    """
+    if path is None:
+        return None
+    from vbdguard.baseline import Baseline
+
+    if not path.exists():
+        raise click.UsageError(
+            f"there is no baseline {path}; make one from a saved report: "
+            f"vbdguard baseline update report.json --baseline {path} --reason TEXT"
+        )
+    return Baseline.read(path)
+
+
+def exit_code(judgement: Judgement, options: Mapping[str, Any]) -> int:
+    """Return the exit code, with --exit-zero 0 instead of 1."""
+    return 0 if options["exit_zero"] and judgement.exit_code == 1 else judgement.exit_code
+
+
+def gate_words(judgement: Judgement, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a reader has to know about the exit code: what is accepted, and why 0 comes out where poison is."""
+    from vbdguard.gate import gate_lines
+
+    yield from gate_lines(judgement)
+    if judgement.exit_code == 1 and options["exit_zero"]:
+        yield "Ends with 0 all the same: --exit-zero"
+    elif judgement.exit_code != 1 and judgement.passed_over:
+        yield f"Does not fail on what was found: --fail-on {options['fail_on']}"

@@ -1,0 +1,51 @@
+"""`--config`: settings from a file become the defaults of a command's options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vbdguard.escaping import printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_META = "vbdguard.settings"
+
+
+def settings_option(command: Command) -> Command:
+    """Add `--config`: what stands in the file counts wherever the option of that name is not typed."""
+    return click.option(
+        "--config",
+        metavar="FILE|none",
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        help="Settings file; `none` reads none.  [default: the nearest vbdguard.toml or pyproject.toml]",
+    )(command)
+
+
+def settings_line(ctx: click.Context) -> str | None:
+    """Return one line that says which file set what for this command; None where none did."""
+    found: tuple[Path, dict[str, Any]] | None = ctx.meta.get(_META)
+    if found is None or not found[1]:
+        return None
+    path, values = found
+    shown = ", ".join(f"{name} = {value}" for name, value in sorted(values.items()))
+    return printable(f"Settings of {os.path.relpath(path)}: {shown}")
+
+
+def _load(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if ctx.resilient_parsing or value == "none":
+        return
+    from vbdguard.settings import find_settings, read_settings
+
+    settings = find_settings() if value is None else read_settings(Path(value))
+    names = {option.removeprefix("--"): param.name for param in ctx.command.params for option in param.opts}
+    known = {name: setting for name, setting in settings.values.items() if name in names}
+    ctx.default_map = {str(names[name]): setting for name, setting in known.items()}
+    if settings.path is not None:
+        ctx.meta[_META] = settings.path, known
