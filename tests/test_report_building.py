@@ -122,6 +122,28 @@ def test_the_trigger_is_drawn_as_it_was_found(ingested: Ingested) -> None:
     assert not pattern[~expected].any()
 
 
+def test_kept_scores_of_judged_classes_are_counted_in_twenty_bins(ingested: Ingested) -> None:
+    report = build(ingested, find(ingested))
+    kept = (*[0] * 5, 1, *[0] * 14)  # 0.25 opens the sixth bin
+    assert [c.kept_scores for c in report.classes] == [None, kept, (0,) * 20]
+
+
+def test_the_gradient_is_drawn_where_one_was_taken(ingested: Ingested) -> None:
+    assert (found := build(ingested, find(ingested)).classes[1].trigger) is not None
+    assert found.gradient_png is None
+    gradient = torch.zeros(3, 16, 16)
+    gradient[:, 13, 12], gradient[:, 0, 0] = torch.tensor([0.0, -0.6, 0.8]), torch.tensor([0.5, 0.0, 0.0])
+    detection = find(ingested)
+    classes = tuple(
+        replace(finding, mean_gradient=gradient) if finding.is_poisoned else finding for finding in detection.classes
+    )
+    shown = build(ingested, replace(detection, classes=classes)).classes[1].trigger
+    assert shown is not None
+    assert shown.gradient_png is not None
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.gradient_png))))
+    assert (picture.shape, picture[13, 12], picture[0, 0], np.count_nonzero(picture)) == ((16, 16), 255, 128, 2)
+
+
 def test_a_finding_without_flags_is_clean(ingested: Ingested) -> None:
     report = build(ingested, find(ingested, ()))
     assert (report.verdict, report.flagged, report.poisoned_classes) == ("clean", (), ())

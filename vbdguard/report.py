@@ -20,6 +20,8 @@ from vbdguard.typed_json import MismatchError, rebuild
 SCHEMA_VERSION = 1
 STAGES = ("ingest", "ensemble", "suspects", "trigger", "attack_check", "detector", "flagging")
 """The stages of a scan, in order; `timings` has their seconds and those of the `total`."""
+SCORE_BINS = 20
+"""In so many equal bins of [0, 1] the scores of kept samples are counted."""
 
 Status = Literal["complete", "incomplete"]
 Verdict = Literal["clean", "poisoned"]
@@ -39,6 +41,9 @@ class TriggerReport:
     """Base64 of an RGBA PNG (H, W): the pattern, transparent outside the mask."""
     mask_png: str
     """Base64 of an 8-bit grey PNG (H, W): 255 inside the mask."""
+    gradient_png: str | None = None
+    """Base64 of an 8-bit grey PNG (H, W): how strongly each pixel moves the class's margin, 255 for the strongest; None
+    where no gradient was taken (preset `default`)."""
 
     def __post_init__(self) -> None:
         top, left, height, width = self.bbox
@@ -66,12 +71,17 @@ class ClassReport:
     """Share in [0, 1] of other classes' samples that the pasted trigger turns into this class (stage 4 of `paper`);
     None where it was not measured."""
     trigger: TriggerReport | None
+    kept_scores: tuple[int, ...] | None = None
+    """How many of the samples that are not flagged score in each twentieth of [0, 1], 1 in the last; the flagged ones
+    carry their scores themselves. None where no detector judged the class."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.flagged <= self.samples:
             raise ValueError(f"flagged must be 0 to the class's {self.samples} samples, got {self.flagged}")
         _check_share("p_value", self.p_value)
         _check_share("attack_success_rate", self.attack_success_rate)
+        if self.kept_scores is not None:
+            _check_counts(self.kept_scores, self.samples - self.flagged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +263,11 @@ def _check_share(name: str, value: float | None) -> None:
     # NaN fails this comparison too
     if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def _check_counts(counts: tuple[int, ...], total: int) -> None:
+    if len(counts) != SCORE_BINS or min(counts) < 0 or sum(counts) != total:
+        raise ValueError(f"kept_scores must be {SCORE_BINS} counts of {total} samples in all, got {list(counts)}")
 
 
 def _check_timings(timings: Mapping[str, float]) -> None:

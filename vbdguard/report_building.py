@@ -18,9 +18,11 @@ from PIL import Image
 from vbdguard import __version__
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.reader import Ingested
-from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport, TriggerReport
+from vbdguard.report import SCORE_BINS, ClassReport, DatasetReport, FlaggedSample, ScanReport, TriggerReport
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vbdguard.method.pipeline import ClassFinding, Detection
     from vbdguard.method.trigger import TriggerCandidate
 
@@ -43,7 +45,8 @@ def build_report(
     counts = defaultdict(int, {entry.label: 0 for entry in flagged})
     for entry in flagged:
         counts[entry.label] += 1
-    classes = tuple(_class_report(ingested, finding, counts) for finding in detection.classes)
+    scores = _kept_scores(ingested, detection)
+    classes = tuple(_class_report(ingested, finding, counts, scores) for finding in detection.classes)
     return ScanReport(
         status=ingested.status,
         verdict="poisoned" if any(entry.poisoned for entry in classes) else "clean",
@@ -117,7 +120,24 @@ def _by_key(entry: FlaggedSample) -> tuple[str, str]:
     return entry.key, entry.digest
 
 
-def _class_report(ingested: Ingested, finding: ClassFinding, flagged: Mapping[int, int]) -> ClassReport:
+def _kept_scores(ingested: Ingested, detection: Detection) -> dict[int, tuple[int, ...]]:
+    """Return the histogram of the kept samples' scores for each class index that a detector judged."""
+    scores, labels = detection.scores.cpu().numpy(), ingested.store.labels
+    is_kept = ~detection.is_flagged.cpu().numpy()
+    found = {}
+    for finding in detection.classes:
+        if finding.is_poisoned:
+            of_class = scores[is_kept & (labels == finding.label)]
+            found[finding.label] = tuple(np.histogram(of_class, SCORE_BINS, (0.0, 1.0))[0].tolist())
+    return found
+
+
+def _class_report(
+    ingested: Ingested,
+    finding: ClassFinding,
+    flagged: Mapping[int, int],
+    kept_scores: Mapping[int, tuple[int, ...]],
+) -> ClassReport:
     label = ingested.store.class_labels[finding.label]
     return ClassReport(
         label=label,
@@ -127,11 +147,13 @@ def _class_report(ingested: Ingested, finding: ClassFinding, flagged: Mapping[in
         flagged=flagged[label],
         p_value=finding.p_value,
         attack_success_rate=finding.attack_success_rate,
-        trigger=None if finding.trigger is None else _trigger_report(finding.trigger, finding.blend_factor),
+        trigger=None if finding.trigger is None else _trigger_report(finding.trigger, finding),
+        kept_scores=kept_scores.get(finding.label),
     )
 
 
-def _trigger_report(trigger: TriggerCandidate, blend_factor: float | None) -> TriggerReport:
+def _trigger_report(trigger: TriggerCandidate, finding: ClassFinding) -> TriggerReport:
+    blend_factor = finding.blend_factor
     mask = trigger.mask.cpu().numpy()
     colours = trigger.pattern.permute(1, 2, 0).round().cpu().numpy().astype(np.uint8)
     alpha = mask.astype(np.uint8) * 255
@@ -141,7 +163,15 @@ def _trigger_report(trigger: TriggerCandidate, blend_factor: float | None) -> Tr
         blend_factor=None if blend_factor is None else round(blend_factor, 2),
         pattern_png=_png(np.dstack([colours * mask[..., None], alpha])),
         mask_png=_png(alpha),
+        gradient_png=None if finding.mean_gradient is None else _png(_gradient_picture(finding.mean_gradient)),
     )
+
+
+def _gradient_picture(mean_gradient: Tensor) -> NDArray[np.uint8]:
+    """Return how strong a gradient (C, H, W) is at each pixel, uint8 (H, W), 255 where it is strongest."""
+    strength = mean_gradient.square().sum(0).sqrt().cpu().numpy()
+    picture: NDArray[np.uint8] = np.rint(strength / max(float(strength.max()), 1e-30) * 255).astype(np.uint8)
+    return picture
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

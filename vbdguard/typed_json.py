@@ -3,14 +3,14 @@
 Reports and cache entries may have been edited, cut or made by another tool, so nothing in them is
 taken on trust. Handles what reports are made of: dataclasses, `tuple[X, ...]`, `tuple[X, Y]`,
 `Mapping[str, X]`, `Literal`, unions with None, `Any` and the JSON scalars. A field with the metadata
-`{"json": False}` is not part of the JSON.
+`{"json": False}` is not part of the JSON; one with a default came later and may be missing.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -66,13 +66,15 @@ def _reader(kind: Any) -> Reader:
 
 def _dataclass_reader(kind: Any) -> Reader:
     hints = get_type_hints(kind)
-    readers = {f.name: _reader(hints[f.name]) for f in fields(kind) if f.metadata.get("json", True)}
+    shown = [f for f in fields(kind) if f.metadata.get("json", True)]
+    readers = {f.name: _reader(hints[f.name]) for f in shown}
+    required = {f.name for f in shown if f.default is MISSING and f.default_factory is MISSING}
 
     def read(value: Any) -> Any:
         _expect(dict, value)
-        if value.keys() != readers.keys():
-            raise MismatchError(_difference(value.keys(), readers.keys()))
-        values = {name: _located(reader, value[name], f".{name}") for name, reader in readers.items()}
+        if not required <= value.keys() <= readers.keys():
+            raise MismatchError(_difference(value.keys(), required, readers.keys()))
+        values = {name: _located(readers[name], item, f".{name}") for name, item in value.items()}
         try:
             return kind(**values)
         except ValueError as error:
@@ -81,8 +83,8 @@ def _dataclass_reader(kind: Any) -> Reader:
     return read
 
 
-def _difference(got: Any, wanted: Any) -> str:
-    missing, surplus = sorted(wanted - got), sorted(got - wanted)
+def _difference(got: Any, required: Any, known: Any) -> str:
+    missing, surplus = sorted(required - got), sorted(got - known)
     parts = [f"missing {', '.join(missing)}"] if missing else []
     return "; ".join([*parts, f"unknown {', '.join(map(repr, surplus))}"] if surplus else parts)
 

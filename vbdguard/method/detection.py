@@ -28,6 +28,8 @@ class ClassFinding:
     trigger: TriggerCandidate | None
     """Set where the class is poisoned."""
     blend_factor: float | None
+    mean_gradient: Tensor | None = None
+    """float (C, H, W), the gradient that the trigger was found in (published method), None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def _findings(
                 attack_success_rate=check.attack_success_rate if check else None,
                 trigger=check.candidate.trigger if check and is_poisoned else None,
                 blend_factor=None,
+                mean_gradient=check.candidate.evidence.mean_gradient if check and is_poisoned else None,
             )
         )
     return tuple(findings)
