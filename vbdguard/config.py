@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from vbdguard.engines.limits import Limits
 from vbdguard.errors import ConfigError
 
 Preset = Literal["default", "paper"]
@@ -249,6 +250,8 @@ class ScanConfig:
         label_key: name of the tar member suffix, JSON key or parquet column that holds the label;
             None looks for the usual ones.
         jobs: processes for reading; None takes one per core. Never changes a result.
+        shard_timeout: seconds that the reading of one shard may take before it is given up.
+        worker_memory: MB of memory that each of those processes may take, 256 or more.
         method: settings of stages 1 to 6; None takes those of the preset.
 
     Raises:
@@ -261,6 +264,8 @@ class ScanConfig:
     image_size: int | tuple[int, int] | None = None
     label_key: str | None = None
     jobs: int | None = None
+    shard_timeout: float = 1800.0
+    worker_memory: int = 4096
     method: MethodConfig | DirectMethodConfig = field(default=None)  # type: ignore[assignment]  # resolved in __post_init__
 
     def __post_init__(self) -> None:
@@ -274,6 +279,8 @@ class ScanConfig:
         object.__setattr__(self, "image_size", size)  # one spelling, so that equal settings are equal
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")
+        _require("shard_timeout must be above 0 seconds", self.shard_timeout > 0, self.shard_timeout)
+        _require("worker_memory must be at least 256 MB", self.worker_memory >= 256, self.worker_memory)
         if self.method is None:
             object.__setattr__(self, "method", method_preset(self.preset))
 
@@ -289,10 +296,15 @@ class ScanConfig:
             return self.jobs
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+    @property
+    def reading_limits(self) -> Limits:
+        """What one shard may cost; whatever exceeds it is named as unreadable."""
+        return Limits(seconds=self.shard_timeout, memory_bytes=self.worker_memory << 20)
+
     def result_settings(self) -> dict[str, Any]:
-        """Return the settings that a result depends on, JSON-ready: everything but `jobs`, `seed` and `device`."""
+        """Return the settings that a result depends on, JSON-ready: not `seed`, `device` or how the data are read."""
         body = asdict(self)
-        for name in ("jobs", "seed", "device"):
+        for name in ("jobs", "shard_timeout", "worker_memory", "seed", "device"):
             del body[name]
         body["image_size"] = self.canonical_size and list(self.canonical_size)
         return body

@@ -99,6 +99,7 @@ def scan_with_digests(
             image_size=config.canonical_size,
             label_key=config.label_key,
             jobs=config.reading_jobs,
+            limits=config.reading_limits,
             progress=progress,
         )
         seconds = {"ingest": time.perf_counter() - start}

@@ -160,6 +160,7 @@ def _renewed(
             image_size=(height, width),
             label_key=config.label_key,
             jobs=config.reading_jobs,
+            limits=config.reading_limits,
             progress=progress,
         )
         renewed = renew_report(report, ingested, seconds=report.timings)

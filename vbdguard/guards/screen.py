@@ -292,6 +292,7 @@ def scanned(
         image_size=(height, width),
         label_key=settings.label_key,
         jobs=settings.reading_jobs,
+        limits=settings.reading_limits,
     )
     if ingested.dataset_digest != report.dataset.digest:
         raise UnscannedSampleError(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from vbdguard.engines.local import WorkerDied, map_shards
+from vbdguard.engines.limits import Limits
+from vbdguard.engines.local import WorkerDied, Workers
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, skipped_digest
 from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment, staging_area
@@ -27,12 +28,8 @@ from vbdguard.sources.opening import open_source
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 _SHOWN_REASONS = 3
-_FEW_SHARDS = 100
-"""So many headers are looked at sooner (5 ms a shard) than processes start (0.5 s)."""
+_ADVICE = {"timeout": "give it more time (--shard-timeout) or leave it out", "worker-died": "leave it out or repair it"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ def ingest(
     image_size: tuple[int, int] | None = None,
     label_key: str | None = None,
     jobs: int = 1,
+    limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Ingested:
     """Return the store over a source's samples, with what is to be reported about the reading.
@@ -75,6 +73,8 @@ def ingest(
         image_size: canonical height and width in pixels; None takes them from the data (`vbdguard.ingest.sizing`).
         label_key: what holds the label, where it is not one of the usual places.
         jobs: processes that read; never changes a result.
+        limits: what one shard may cost; with limits a process of its own reads even a single one. A source that cannot
+            be sent to other processes is read in this one, without limits.
         progress: hears of one stage, "ingest", a step per shard.
 
     Raises:
@@ -85,46 +85,51 @@ def ingest(
     opened: Source = open_source(source, label_key=label_key)
     heard = progress or Silent()
     shards = opened.shards
-    workers = jobs if opened.is_picklable else 1
+    engine = Workers(jobs, limits) if opened.is_picklable else Workers(1)
     heard.begin("ingest", len(shards))
     try:
-        size = image_size or _elect_size(shards, workers)
-        with staging_area(store_dir) as staging:
+        # The workers end before the staging area is torn down: none may write behind its back.
+        with staging_area(store_dir) as staging, engine as workers:
+            size, lost = (image_size, {}) if image_size else _elect_size(shards, workers)
             tasks = [ShardTask(shard, store_dir, staging, size, _label_key(shard, label_key)) for shard in shards]
-            one = partial(ingest_shard, known_sizes=known_sizes(store_dir))
-            outcomes = _map(one, tasks, workers, _lost_shard, heard)
+            outcomes = _read(tasks, lost, workers, heard)
     finally:
         heard.end()
     return _collect(opened, outcomes, size)
 
 
-def _elect_size(shards: Sequence[Shard], jobs: int) -> tuple[int, int]:
+def _elect_size(shards: Sequence[Shard], workers: Workers) -> tuple[tuple[int, int], dict[int, WorkerDied]]:
+    """Return the canonical size, and which shards were lost at the first look; nobody needs to lose them again."""
     votes: Votes = Counter()
-    workers = jobs if len(shards) > _FEW_SHARDS else 1
-    for one in _map(probe_sizes, shards, workers, lambda _: Counter(), Silent()):
-        votes.update(one)
-    return canonical_size(votes)
-
-
-def _map(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    jobs: int,
-    on_death: Callable[[WorkerDied], Result],
-    progress: Progress,
-) -> list[Result]:
-    """Return the results in the order of the items."""
-    results: dict[int, Result] = {}
-    # Closed before anything else is torn down: no worker may write behind the staging area's back.
-    with closing(map_shards(function, items, jobs=jobs)) as done:
+    lost: dict[int, WorkerDied] = {}
+    with closing(workers.map(probe_sizes, shards)) as done:
         for index, result in done:
-            results[index] = on_death(result) if isinstance(result, WorkerDied) else result
+            if isinstance(result, WorkerDied):
+                lost[index] = result
+            else:
+                votes.update(result)
+    return canonical_size(votes), lost
+
+
+def _read(
+    tasks: Sequence[ShardTask], lost: Mapping[int, WorkerDied], workers: Workers, progress: Progress
+) -> list[ShardOutcome]:
+    """Return what became of each shard, in the order of the tasks."""
+    outcomes = {index: _lost_shard(died) for index, died in lost.items()}
+    if lost:
+        progress.advance(len(lost))
+    left = [index for index in range(len(tasks)) if index not in lost]
+    known = known_sizes(tasks[0].store_dir) if tasks else frozenset()
+    one = partial(ingest_shard, known_sizes=known)
+    with closing(workers.map(one, [tasks[index] for index in left])) as done:
+        for place, result in done:
+            outcomes[left[place]] = _lost_shard(result) if isinstance(result, WorkerDied) else result
             progress.advance()
-    return [results[index] for index in range(len(items))]
+    return [outcomes[index] for index in range(len(tasks))]
 
 
 def _lost_shard(died: WorkerDied) -> ShardOutcome:
-    return ShardOutcome("", None, failure=("worker-died", died.detail))
+    return ShardOutcome("", None, failure=(died.reason, f"{died.detail}; {_ADVICE[died.reason]}"))
 
 
 def _label_key(shard: Shard, label_key: str | None) -> str | None:

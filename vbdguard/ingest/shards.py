@@ -84,10 +84,17 @@ def ingest_shard(task: ShardTask, *, known_sizes: Container[int] = ()) -> ShardO
     except (CacheError, SourceError):
         raise
     except Exception as error:  # one shard that breaks a library must cost this shard, not the scan
-        failure = ("error", f"{type(error).__name__}: {error}")
-        if isinstance(error, ReadError):
-            failure = (error.reason, error.detail)
-        return ShardOutcome("" if reading is None else reading.digest_of_failed(), None, failure=failure)
+        return ShardOutcome("" if reading is None else reading.digest_of_failed(), None, failure=_failure(error))
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Return the reason and the detail of what ended the reading of a shard."""
+    if isinstance(error, ReadError):
+        return error.reason, error.detail
+    if isinstance(error, MemoryError):
+        found = str(error) or "an allocation failed"
+        return "out-of-memory", f"{found}; let a process take more memory (--worker-memory), or cut the shard smaller"
+    return "error", f"{type(error).__name__}: {error}"
 
 
 def _segment_path(task: ShardTask, reading: ShardReading) -> Path:

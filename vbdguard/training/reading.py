@@ -80,5 +80,6 @@ def _read(source: Any, size: tuple[int, int], config: ScanConfig, cache: Path, p
         image_size=size,
         label_key=config.label_key,
         jobs=config.reading_jobs,
+        limits=config.reading_limits,
         progress=progress,
     )
