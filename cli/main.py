@@ -20,9 +20,12 @@ COMMANDS = {
     "scan": "vbdguard.cli.scan:scan",
     "clean": "vbdguard.cli.clean:clean",
     "train": "vbdguard.cli.train:train",
+    "verify": "vbdguard.cli.verify:verify",
+    "baseline": "vbdguard.cli.baseline:baseline",
     "poison": "vbdguard.cli.poison:poison",
     "demo": "vbdguard.cli.demo:demo",
     "cache": "vbdguard.cli.cache:cache",
+    "completion": "vbdguard.cli.completion:completion",
 }
 
 EXIT_FAILED = 2
@@ -120,6 +123,8 @@ def main() -> None:
       vbdguard scan "train-{000000..000009}.tar"      a brace pattern
       vbdguard scan images/                           one folder per class
       vbdguard scan shards/ -o report.json            keep the report
+      vbdguard scan shards/ --receipt vbdguard.lock   a receipt for the repository
+      vbdguard verify shards/                         are they still the data of the receipt?
       vbdguard clean shards/ clean/                   a copy without the poison
       vbdguard train shards/ --output model/          a model trained on what is kept
       vbdguard poison shards/ drill/ --trigger waves  a poisoned copy, to see that a scan finds it

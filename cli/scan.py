@@ -83,7 +83,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan d.parquet --label-key fine_label  a label column of that name
       vbdguard scan shards/ -o report.json            the report as a file
       vbdguard scan shards/ --format json             the report to a program
-      vbdguard scan shards/ --receipt vbdguard.lock   keep proof for `vbdguard verify`
+      vbdguard scan shards/ --receipt vbdguard.lock   a receipt to verify by later
       vbdguard scan shards/ --baseline accepted.json  fail on new findings only
 
     \b
