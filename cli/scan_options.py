@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from vbdguard.config import Preset, ScanConfig
+from vbdguard.config import SHARD_TIMEOUT, WORKER_MEMORY, Preset, ScanConfig
 
 from .options import parse_image_size
 from .settings_option import settings_option
@@ -18,6 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SCAN_SECTIONS = {
     "What to scan": ["label_key", "image_size", "jobs"],
     "How to scan": ["preset", "seed", "device", "config"],
+    "Limits": ["shard_timeout", "worker_memory"],
 }
 """Where `SectionedCommand` lists `scan_options`."""
 CACHE_SECTION = ["cache_dir", "no_cache", "refresh"]
@@ -61,6 +62,22 @@ def scan_options(command: Command) -> Command:
             metavar="DEVICE",
             help="`auto` (takes an earlier report of any), `cpu`, `cuda`, `cuda:N` or `mps`.",
         ),
+        click.option(
+            "--shard-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            default=SHARD_TIMEOUT,
+            show_default=True,
+            help="Give up a shard that takes longer to read.",
+        ),
+        click.option(
+            "--worker-memory",
+            type=click.IntRange(min=256),
+            metavar="MB",
+            default=WORKER_MEMORY,
+            show_default=True,
+            help="Memory that each reading process may take.",
+        ),
     )
 
 
@@ -84,7 +101,7 @@ def scan_config(options: Mapping[str, Any]) -> ScanConfig:
     Raises:
         ConfigError: if a value is out of range.
     """
-    names = ("preset", "seed", "device", "image_size", "label_key", "jobs")
+    names = ("preset", "seed", "device", "image_size", "label_key", "jobs", "shard_timeout", "worker_memory")
     return ScanConfig(**{name: options[name] for name in names})
 
 

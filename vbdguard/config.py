@@ -16,6 +16,10 @@ from vbdguard.errors import ConfigError
 
 Preset = Literal["default", "paper"]
 
+SHARD_TIMEOUT = 1800.0
+"""Seconds: gigabytes over a slow network take their time, and a shard that hangs is rare."""
+WORKER_MEMORY = 4096
+"""MB: four times what the largest image that is decoded takes."""
 _SMALLEST_BATCH = 32
 
 
@@ -264,8 +268,8 @@ class ScanConfig:
     image_size: int | tuple[int, int] | None = None
     label_key: str | None = None
     jobs: int | None = None
-    shard_timeout: float = 1800.0
-    worker_memory: int = 4096
+    shard_timeout: float = SHARD_TIMEOUT
+    worker_memory: int = WORKER_MEMORY
     method: MethodConfig | DirectMethodConfig = field(default=None)  # type: ignore[assignment]  # resolved in __post_init__
 
     def __post_init__(self) -> None:
