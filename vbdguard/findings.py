@@ -67,7 +67,9 @@ def _findings(report: ScanReport) -> Iterator[Finding]:
             # A class without flagged samples has no content of its own to be known by: the data set's stands for it.
             content = flagged.get(entry.label, [report.dataset.digest])
             digest = _fingerprint(rule, entry.label, content)
-            yield Finding(rule, digest, entry.label, entry.name, entry.samples, entry.flagged, entry.p_value)
+            # Three digits: the last ones of a test differ from machine to machine.
+            p_value = None if entry.p_value is None else float(f"{entry.p_value:.3g}")
+            yield Finding(rule, digest, entry.label, entry.name, entry.samples, entry.flagged, p_value)
 
 
 def _rule(entry: ClassReport) -> Rule | None:

@@ -128,7 +128,8 @@ class Receipt:
                 f"{path}: expected a receipt, there is no such file; make one: vbdguard scan SOURCE --receipt {path}"
             ) from error
         except MismatchError as error:
-            raise ReceiptError(f"{path}: refused: {error}; {_renewal(path)}") from error
+            problem = str(error) if error.path else error.problem
+            raise ReceiptError(f"{path}: refused: {problem}; {_renewal(path)}") from error
         except (ValueError, RecursionError) as error:
             raise ReceiptError(f"{path}: refused: expected a receipt as JSON: {error}; {_renewal(path)}") from error
 
