@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vbdguard.errors import CacheError
 from vbdguard.ingest import segments
 from vbdguard.ingest.segments import (
     DamagedSegmentError,
@@ -20,8 +18,8 @@ from vbdguard.ingest.segments import (
     open_pixels,
     remove_segment,
     segment_key,
-    staging_area,
 )
+from vbdguard.ingest.staging import staging_area
 
 SKIPPED = SkippedEntry("/x", "no-label", "détail", "00" * 32, was_read=False, is_shard=False)
 
@@ -97,7 +95,7 @@ def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
     np.save(path / "digests.npy", np.array([print], dtype=object), allow_pickle=True)
     manifest = json.loads((path / "samples.json").read_bytes())
     manifest["body"]["checksums"]["digests.npy"] = segments.file_digest(str(path / "digests.npy"))
-    manifest["checksum"] = segments._checksum(manifest["body"])
+    manifest["checksum"] = segments._checksum(path.name, manifest["body"])
     (path / "samples.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedSegmentError, match="allow_pickle"):
         load_segment(path, (4, 5))
@@ -131,20 +129,13 @@ def test_removed_segment_is_gone_and_may_be_gone_already(tmp_path: Path) -> None
     assert list(path.parent.iterdir()) == []
 
 
-def test_leftovers_of_killed_scans_are_swept_after_a_day(tmp_path: Path) -> None:
-    old, new = (tmp_path / "segments" / f".staging-{name}" for name in ("old", "new"))
-    old.mkdir(parents=True)
-    new.mkdir()
-    os.utime(old, (1, 1))
-    with staging_area(tmp_path):
-        assert not old.exists()
-        assert new.exists()
-
-
-def test_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="--cache-dir"), staging_area(tmp_path / "file"):
-        pass
+def test_segment_in_the_place_of_another_is_not_believed(tmp_path: Path) -> None:
+    """Both are whole; who swaps the folders would have one shard judged by the other's pixels."""
+    one, two = build(tmp_path, name="one"), build(tmp_path, name="two", fill=7)
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    with pytest.raises(DamagedSegmentError, match="that of another segment"):
+        load_segment(one, (4, 5))
 
 
 def test_key_depends_on_everything_the_content_follows_from(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +148,6 @@ def test_key_depends_on_everything_the_content_follows_from(monkeypatch: pytest.
     }
     monkeypatch.setattr("vbdguard.ingest.decode.DECODE_RULE", "2")
     keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))
-    monkeypatch.setattr(segments, "SEGMENT_VERSION", 2)
+    monkeypatch.setattr(segments, "SEGMENT_VERSION", 99)
     keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))
     assert len(keys) == 7

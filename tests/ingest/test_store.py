@@ -14,7 +14,8 @@ from PIL import Image
 from vbdguard.errors import CacheError
 from vbdguard.ingest.digest import sample_digest
 from vbdguard.ingest.reader import ingest
-from vbdguard.ingest.segments import SegmentWriter, load_segment, remove_segment, staging_area
+from vbdguard.ingest.segments import SegmentWriter, load_segment, remove_segment
+from vbdguard.ingest.staging import staging_area
 from vbdguard.ingest.store import PixelStore, _order, build_store
 
 

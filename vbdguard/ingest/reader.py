@@ -17,9 +17,10 @@ from vbdguard.engines.limits import Limits
 from vbdguard.engines.local import WorkerDied, Workers
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, skipped_digest
-from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment, staging_area
+from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment
 from vbdguard.ingest.shards import ShardOutcome, ShardTask, ingest_shard
 from vbdguard.ingest.sizing import Votes, canonical_size, probe_sizes
+from vbdguard.ingest.staging import staging_area
 from vbdguard.ingest.store import PixelStore, build_store
 from vbdguard.progress import Progress, Silent
 from vbdguard.report import ShardReport, SkippedSample, Status

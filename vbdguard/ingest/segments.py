@@ -11,13 +11,11 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from blake3 import blake3
@@ -27,14 +25,13 @@ from vbdguard.errors import CacheError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
 from vbdguard.ingest.keys import PackedKeys
+from vbdguard.ingest.staging import PREFIX, staging_name
 from vbdguard.sources.files import BLOCK, file_digest
 
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
-_STAGING = ".staging-"
 _SIZE_END = "-"
 _HEX = re.compile("[0-9a-f]{1,16}")
-_STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ def known_sizes(store_dir: Path) -> frozenset[int]:
         names = [path.name for path in (store_dir / "segments").iterdir()]
     except OSError:
         return frozenset()
-    sizes = (name.partition(_SIZE_END) for name in names if not name.startswith(_STAGING))
+    sizes = (name.partition(_SIZE_END) for name in names if not name.startswith(PREFIX))
     return frozenset(int(size, 16) for size, end, _ in sizes if end and _HEX.fullmatch(size))
 
 
@@ -107,8 +104,8 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
     try:
         stated = json.loads((path / "samples.json").read_bytes())
         body = stated["body"]
-        if stated["checksum"] != _checksum(body):
-            raise DamagedSegmentError("samples.json does not match its checksum")
+        if stated["checksum"] != _checksum(path.name, body):
+            raise DamagedSegmentError("samples.json does not match its checksum, or is that of another segment")
         for name in ("pixels.npy", "digests.npy") if check_pixels else ("digests.npy",):
             if file_digest(str(path / name)) != body["checksums"][name]:
                 raise DamagedSegmentError(f"{name} does not match its checksum")
@@ -130,37 +127,6 @@ def open_pixels(path: Path) -> NDArray[np.uint8]:
     """Return the read-only memory map uint8 (n, H, W, 3) of a segment's pixels."""
     pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
     return pixels
-
-
-@contextmanager
-def staging_area(store_dir: Path) -> Iterator[Path]:
-    """Yield a folder for half-written segments, beside the whole ones; it is gone afterwards, whatever happened.
-
-    Raises:
-        CacheError: if the store's folder cannot be written.
-    """
-    segments = store_dir / "segments"
-    staging = segments / f"{_STAGING}{uuid4().hex}"
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise CacheError(f"{segments} cannot be written: {error}; pass another --cache-dir") from error
-    try:
-        _sweep(segments)
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sweep(segments: Path) -> None:
-    """Remove what scans that were killed left half-written a day ago or earlier."""
-    for leftover in segments.glob(f"{_STAGING}*"):
-        try:
-            is_stale = time.time() - leftover.stat().st_mtime > _STALE_SECONDS
-        except OSError:
-            continue
-        if is_stale:
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 class SegmentWriter:
@@ -206,7 +172,7 @@ class SegmentWriter:
         with _writing(target):
             self._finish_pixels()
             self._write_digests()
-            self._write_samples(skipped)
+            self._write_samples(target.name, skipped)
             _move(self._folder, target)
 
     def close(self) -> None:
@@ -225,7 +191,7 @@ class SegmentWriter:
             np.save(file, digests, allow_pickle=False)
             _sync(file)
 
-    def _write_samples(self, skipped: Sequence[SkippedEntry]) -> None:
+    def _write_samples(self, name: str, skipped: Sequence[SkippedEntry]) -> None:
         body = {
             "keys": self._keys,
             "labels": self._labels,
@@ -233,7 +199,7 @@ class SegmentWriter:
             "checksums": {name: file_digest(str(self._folder / name)) for name in ("pixels.npy", "digests.npy")},
         }
         with (self._folder / "samples.json").open("w", encoding="ascii") as file:
-            file.write(json.dumps({"checksum": _checksum(body), "body": body}))  # `dump` encodes in Python
+            file.write(json.dumps({"checksum": _checksum(name, body), "body": body}))  # `dump` encodes in Python
             _sync(file)
 
     def _write_header(self, count: int) -> None:
@@ -244,7 +210,7 @@ class SegmentWriter:
 
 def remove_segment(path: Path) -> None:
     """Remove a damaged segment, in one step for whoever else looks at it."""
-    aside = path.with_name(f"{_STAGING}{uuid4().hex}")
+    aside = staging_name(path.parent)
     try:
         path.rename(aside)
     except FileNotFoundError:
@@ -284,5 +250,6 @@ def _sync(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _checksum(body: dict[str, Any]) -> str:
-    return blake3(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _checksum(name: str, body: dict[str, Any]) -> str:
+    """Return the checksum of a segment under its name: one that was moved to another's place is not that one."""
+    return blake3(json.dumps([name, body], sort_keys=True).encode()).hexdigest()
