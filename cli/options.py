@@ -43,6 +43,17 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(records)
 
 
+def parse_percent(_: click.Context, __: click.Parameter, value: str | float) -> float:
+    """Return `N` or `N%` as a number from 0 to 100."""
+    try:
+        percent = float(str(value).removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise click.BadParameter(f"expected a percentage from 0 to 100 such as 1%, got {value!r}")
+    return percent
+
+
 def parse_image_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Return `N` or `HxW` as (height, width)."""
     if value is None:

@@ -11,7 +11,7 @@ import click
 from vbdguard.atomic import write_atomically
 
 from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged, read_baseline
-from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_receipt
+from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_percent, parse_receipt
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     sections={
         **SCAN_SECTIONS,
         "What comes out": ["output", "format_", "receipt", "quiet", "verbose", "no_color"],
-        "When to fail": GATE_SECTION,
+        "When to fail": [*GATE_SECTION, "allow_unreadable"],
         "Cache": CACHE_SECTION,
     },
 )
@@ -64,6 +64,14 @@ if TYPE_CHECKING:
     help="Write a receipt for the repository as well, such as vbdguard.lock (see `vbdguard verify`).",
 )
 @gate_options
+@click.option(
+    "--allow-unreadable",
+    metavar="N%",
+    default="0%",
+    show_default=True,
+    callback=parse_percent,
+    help="Do not end with 2 where at most this share of samples, and of shards, could not be read.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, and only the verdict as text.")
 @click.option("--verbose", "-v", is_flag=True, help="Every class, more samples, all settings, the log.")
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
@@ -85,12 +93,14 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan shards/ --format json             the report to a program
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt to verify by later
       vbdguard scan shards/ --baseline accepted.json  fail on new findings only
+      vbdguard scan shards/ --allow-unreadable 0.1%   accept a few broken ones
 
     \b
     Exit codes:
       0  clean
       1  poison found that counts (see --fail-on, --baseline and --exit-zero)
       2  could not complete: bad usage, input or output error, anything unreadable
+         (see --allow-unreadable)
       3  nothing scannable found
       130  interrupted
     """
@@ -103,6 +113,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
     judgement = _judged(report, options)
     _show(report, options)
     _say_gate(judgement, options)
+    _say_unread(report, options)
     ctx.exit(exit_code(judgement, options))
 
 
@@ -137,8 +148,10 @@ def _show(report: ScanReport, options: dict[str, Any]) -> None:
 
 def _judged(report: ScanReport, options: dict[str, Any]) -> Judgement:
     from vbdguard.findings import findings_of
+    from vbdguard.unreadable import is_accepted
 
-    return judged(findings_of(report), is_complete=report.status == "complete", options=options)
+    is_complete = is_accepted(report, options["allow_unreadable"])
+    return judged(findings_of(report), is_complete=is_complete, options=options)
 
 
 def _say_gate(judgement: Judgement, options: dict[str, Any]) -> None:
@@ -146,6 +159,17 @@ def _say_gate(judgement: Judgement, options: dict[str, Any]) -> None:
     if not options["quiet"]:
         for line in gate_words(judgement, options):
             click.echo(line, err=options["format_"] != "text")
+
+
+def _say_unread(report: ScanReport, options: dict[str, Any]) -> None:
+    """Say where --allow-unreadable had a say in the exit code."""
+    allowed = options["allow_unreadable"]
+    if report.status == "complete" or not allowed or options["quiet"]:
+        return
+    from vbdguard.unreadable import Unread, is_accepted
+
+    word = "Accepted" if is_accepted(report, allowed) else "Not accepted"
+    click.echo(f"{word}: {Unread.of(report)}: --allow-unreadable {allowed:g}%", err=options["format_"] != "text")
 
 
 def _write_receipt(report: ScanReport, path: Path | None) -> None:

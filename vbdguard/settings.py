@@ -46,10 +46,13 @@ SETTINGS: dict[str, _Kind] = {
     "image-size": _Kind((int, str), 'pixels such as 32 or "48x64"'),
     "label-key": _TEXT,
     "jobs": _NUMBER,
+    "shard-timeout": _Kind((int, float), "a number of seconds"),
+    "worker-memory": _NUMBER,
     "cache-dir": _PATH,
     "fail-on": _Kind((str,), "a string", choices=get_args(FailOn)),
     "baseline": _PATH,
     "exit-zero": _SWITCH,
+    "allow-unreadable": _Kind((int, float, str), 'a percentage such as 1 or "0.5%"'),
     "receipt": _PATH,
 }
 """Every setting, by the name of its option."""
