@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from vbdguard.report import TriggerReport
+from vbdguard.formats.trigger_picture import Mask, Pixels, TriggerPicture
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-
-_MAX_SIDE = 4096
 _CHECKER = np.array([[44, 44, 48], [58, 58, 64]], dtype=np.uint8)
 """The two greys that stand for "not part of the trigger"."""
 _FRAME = np.array([72, 72, 80], dtype=np.uint8)
 _PLACE = np.array([255, 95, 95], dtype=np.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerPicture:
-    """A trigger's pixels in its full frame."""
-
-    pattern: Pixels
-    """(H, W, 3)."""
-    mask: Mask
-    """(H, W)."""
-    bbox: tuple[int, int, int, int]
-    """Top, left, height, width, inside the frame."""
-
-    @classmethod
-    def of(cls, trigger: TriggerReport) -> TriggerPicture:
-        """Decode the pictures of a report's trigger.
-
-        Raises:
-            ValueError: if they are no PNG pictures of one size, or the box lies outside them.
-        """
-        pattern = np.asarray(_open_png(trigger.pattern_png).convert("RGB"))
-        mask = np.asarray(_open_png(trigger.mask_png).convert("L")) > 127
-        top, left, height, width = trigger.bbox
-        if pattern.shape[:2] != mask.shape or top + height > mask.shape[0] or left + width > mask.shape[1]:
-            raise ValueError(
-                f"pattern {pattern.shape[:2]}, mask {mask.shape} and box {trigger.bbox} do not fit together"
-            )
-        return cls(pattern, mask, trigger.bbox)
 
 
 def draw_trigger(picture: TriggerPicture, side: int) -> Text:
@@ -58,7 +21,7 @@ def draw_trigger(picture: TriggerPicture, side: int) -> Text:
 
     Small triggers are enlarged by a whole factor; what does not belong to the trigger is a dim checkerboard.
     """
-    rows, columns = _crop(picture)
+    rows, columns = picture.window()
     pattern, mask = _fit(picture.pattern[rows, columns], picture.mask[rows, columns], side)
     y, x = np.indices(mask.shape)
     cell = max(1, min(_zoom(picture, side), 2))
@@ -79,7 +42,7 @@ def draw_place(picture: TriggerPicture, side: int) -> Text:
 
 def draw_letters(picture: TriggerPicture, side: int) -> Text:
     """Return the trigger's mask as `#` and `.`, two letters a pixel, at most `2 * side` columns wide."""
-    rows, columns = _crop(picture)
+    rows, columns = picture.window()
     pattern, mask = picture.pattern[rows, columns], picture.mask[rows, columns]
     if max(mask.shape) > side:
         _, mask = _fit(pattern, mask, side)
@@ -107,26 +70,8 @@ def _color(pixel: Pixels) -> Color:
     return Color.from_rgb(red, green, blue)
 
 
-def _open_png(text: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
-        if max(image.size) > _MAX_SIDE:
-            raise ValueError(f"expected at most {_MAX_SIDE} pixels a side, got {image.size}")
-        image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError on bad chunks
-        raise ValueError(f"expected a PNG picture: {error}") from error
-    return image
-
-
-def _crop(picture: TriggerPicture) -> tuple[slice, slice]:
-    """Return the rows and columns of the trigger's box with a margin of about a tenth, one pixel at least."""
-    top, left, height, width = picture.bbox
-    margin = max(1, round(max(height, width) / 10))
-    return slice(max(0, top - margin), top + height + margin), slice(max(0, left - margin), left + width + margin)
-
-
 def _zoom(picture: TriggerPicture, side: int) -> int:
-    rows, columns = _crop(picture)
+    rows, columns = picture.window()
     return side // int(max(picture.mask[rows, columns].shape))
 
 

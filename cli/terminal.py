@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vbdguard.escaping import printable
+from vbdguard.formats.trigger_picture import TriggerPicture
 from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
 from vbdguard.wording import (
     WHOLE_IMAGE,
@@ -27,7 +28,7 @@ from vbdguard.wording import (
     trigger_words,
 )
 
-from .picture import TriggerPicture, draw_letters, draw_place, draw_trigger
+from .picture import draw_letters, draw_place, draw_trigger
 
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""

@@ -13,7 +13,8 @@ from rich.color import Color
 from rich.console import Console
 from rich.text import Text
 
-from vbdguard.cli.picture import TriggerPicture, draw_letters, draw_place, draw_trigger, half_blocks
+from vbdguard.cli.picture import draw_letters, draw_place, draw_trigger, half_blocks
+from vbdguard.formats.trigger_picture import TriggerPicture
 from vbdguard.report import TriggerReport
 
 
