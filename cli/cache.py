@@ -30,6 +30,7 @@ def cache() -> None:
       vbdguard cache info                    where it is, how large, what is in it
       vbdguard cache clear --older-than 30d  remove what was written more than 30 days ago
       vbdguard cache clear --yes             remove all of it without asking
+      vbdguard cache key shards/             a name for a CI cache of these data
     """
 
 
@@ -63,6 +64,19 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
         return
     freed = target.clear(older_than)
     click.echo(f"Removed {_entries(freed.entries)}, {_size(freed.bytes)}")
+
+
+@cache.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--label-key", metavar="KEY", help="As `vbdguard scan` takes it.")
+def key(sources: tuple[str, ...], label_key: str | None) -> None:
+    """Print a name for a CI cache of what a scan of SOURCE keeps: the same for the same shards and version.
+
+    Every byte is hashed, nothing is decoded, and no torch is loaded.
+    """
+    from vbdguard.verification import shards_digest
+
+    click.echo(shards_digest(sources, label_key=label_key))
 
 
 def _confirmed(found: CacheInfo, older_than: timedelta | None) -> bool:

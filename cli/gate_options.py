@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import parse_percent
 from .scan_options import Command, with_options
 
 if TYPE_CHECKING:
     from vbdguard.findings import Finding
     from vbdguard.gate import Judgement
 
-GATE_SECTION = ["fail_on", "baseline", "exit_zero"]
+GATE_SECTION = ["fail_on", "baseline", "exit_zero", "allow_unreadable"]
 """Where `SectionedCommand` lists `gate_options`."""
 
 
@@ -36,6 +37,14 @@ def gate_options(command: Command) -> Command:
             help="Accepted findings, which do not count (see `vbdguard baseline`).",
         ),
         click.option("--exit-zero", is_flag=True, help="End with 0 where poison would end with 1; 2 and 3 stay."),
+        click.option(
+            "--allow-unreadable",
+            metavar="N%",
+            default="0%",
+            show_default=True,
+            callback=parse_percent,
+            help="Do not end with 2 where at most this share of samples, and of shards, could not be read.",
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import click
 from vbdguard.atomic import write_atomically
 
 from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged, read_baseline
-from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_percent, parse_receipt
+from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_receipt
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     sections={
         **SCAN_SECTIONS,
         "What comes out": ["output", "format_", "receipt", "quiet", "verbose", "no_color"],
-        "When to fail": [*GATE_SECTION, "allow_unreadable"],
+        "When to fail": GATE_SECTION,
         "Cache": CACHE_SECTION,
     },
 )
@@ -64,14 +64,6 @@ if TYPE_CHECKING:
     help="Write a receipt for the repository as well, such as vbdguard.lock (see `vbdguard verify`).",
 )
 @gate_options
-@click.option(
-    "--allow-unreadable",
-    metavar="N%",
-    default="0%",
-    show_default=True,
-    callback=parse_percent,
-    help="Do not end with 2 where at most this share of samples, and of shards, could not be read.",
-)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, and only the verdict as text.")
 @click.option("--verbose", "-v", is_flag=True, help="Every class, more samples, all settings, the log.")
 @click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")

@@ -14,6 +14,8 @@ from vbdguard.escaping import printable
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _META = "vbdguard.settings"
+_READ_ONLY = {"scan": {"receipt"}}
+"""The receipt of a project is checked where it stands, but a scan of something else must not write over it."""
 
 
 def settings_option(command: Command) -> Command:
@@ -45,6 +47,8 @@ def _load(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
 
     settings = find_settings() if value is None else read_settings(Path(value))
     names = {option.removeprefix("--"): param.name for param in ctx.command.params for option in param.opts}
+    for name in _READ_ONLY.get(ctx.command.name or "", ()):
+        del names[name]
     known = {name: setting for name, setting in settings.values.items() if name in names}
     ctx.default_map = {str(names[name]): setting for name, setting in known.items()}
     if settings.path is not None:

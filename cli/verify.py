@@ -105,7 +105,8 @@ def _tell_verdict(receipt: Receipt, path: Path, options: dict[str, Any]) -> int:
     """Say what the scan had found in these data; return the exit code."""
     from vbdguard.verification_words import verdict_lines
 
-    judgement = judged(receipt.findings, is_complete=receipt.status == "complete", options=options)
+    is_complete = receipt.is_accepted(options["allow_unreadable"])
+    judgement = judged(receipt.findings, is_complete=is_complete, options=options)
     lines = [*verdict_lines(receipt, judgement, path), *gate_words(judgement, options)]
     click.echo(lines[0] if options["quiet"] else "\n".join(lines))
     return exit_code(judgement, options)

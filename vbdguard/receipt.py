@@ -5,7 +5,7 @@
      "tool": {"name": "vbdguard", "version": "0.1.0"},
      "sources": ["data/train"],
      "digest": "...", "status": "complete", "verdict": "clean",
-     "samples": 50000, "classes": 10, "flagged": 0, "skipped": 0,
+     "samples": 50000, "classes": 10, "flagged": 0, "skipped": 0, "unread_percent": 0.0,
      "config": {...}, "seed": 0,
      "findings": [],
      "shards": [
@@ -35,6 +35,7 @@ from vbdguard.errors import ReceiptError
 from vbdguard.findings import Finding, findings_of
 from vbdguard.report import ScanReport, Status, Verdict
 from vbdguard.typed_json import MismatchError, rebuild
+from vbdguard.unreadable import Unread
 
 RECEIPT_VERSION = 1
 DEFAULT_NAME = "vbdguard.lock"
@@ -71,6 +72,8 @@ class Receipt:
     classes: int
     flagged: int
     skipped: int
+    unread_percent: float
+    """The share of samples or of shards that could not be read, whichever is larger, 0 to 100."""
     config: Mapping[str, Any]
     seed: int
     findings: tuple[Finding, ...]
@@ -88,6 +91,10 @@ class Receipt:
         if self.status == "complete" and self.skipped:
             raise ValueError(f"the status is 'complete' with {self.skipped} entries skipped")
 
+    def is_accepted(self, percent: float) -> bool:
+        """Return whether everything could be read, or no more is missing than this share, 0 to 100."""
+        return self.status == "complete" or 0 < self.unread_percent <= percent
+
     @classmethod
     def of(cls, report: ScanReport, path: Path) -> Self:
         """Return the receipt of a report that is to stand at `path`."""
@@ -102,6 +109,7 @@ class Receipt:
             "classes": report.dataset.classes,
             "flagged": len(report.flagged),
             "skipped": len(report.skipped),
+            "unread_percent": 0.0 if report.status == "complete" else round(Unread.of(report).percent, 6),
             "config": _sorted(report.config),
             "seed": report.seed,
             "findings": findings_of(report),

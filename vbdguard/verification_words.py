@@ -25,7 +25,7 @@ def change_lines(receipt: Receipt, differences: Differences, sources: Sequence[s
         ("unreadable", differences.unreadable),
     )
     counts = ", ".join(f"{len(names):,} {kind}" for kind, names in kinds if names)
-    yield f"CHANGED: not the data of {printable(str(path))}, which has {_size(receipt)}: {counts}"
+    yield f"CHANGED: the data are not those of {printable(str(path))} ({_size(receipt)}): {counts}"
     for kind, names in kinds:
         yield from (f"  {kind:<10}  {printable(name)}" for name in names[:_SHOWN])
         if len(names) > _SHOWN:
@@ -36,7 +36,7 @@ def change_lines(receipt: Receipt, differences: Differences, sources: Sequence[s
 
 def verdict_lines(receipt: Receipt, judgement: Judgement, path: Path) -> Iterator[str]:
     """Yield what the scan had found in data that are still the same, and what to type next where it counts."""
-    same = f"{_size(receipt)} unchanged since the scan of {printable(str(path))}"
+    same = f"{_size(receipt)}, unchanged since the scan behind {printable(str(path))}"
     if receipt.verdict == "poisoned":
         yield f"POISONED: {same}, which flagged {receipt.flagged:,} of {count_words(receipt.samples, 'sample')}"
         for finding in judgement.counting:
@@ -74,4 +74,4 @@ def rescan_command(receipt: Receipt, sources: Sequence[str], path: Path) -> str:
 
 
 def _size(receipt: Receipt) -> str:
-    return f"{count_words(len(receipt.shards), 'shard')} with {count_words(receipt.samples, 'sample')}"
+    return f"{count_words(len(receipt.shards), 'shard')}, {count_words(receipt.samples, 'sample')}"
