@@ -8,6 +8,7 @@
      "samples": 50000, "classes": 10, "flagged": 0, "skipped": 0, "unread_percent": 0.0,
      "config": {...}, "seed": 0,
      "findings": [],
+     "flagged_in": {},
      "shards": [
       {"name": "train-000000.tar", "digest": "...", "samples": 5000}
      ],
@@ -31,6 +32,7 @@ from typing import Any, Self
 from blake3 import blake3
 
 from vbdguard.atomic import write_atomically
+from vbdguard.by_shard import flagged_per_place
 from vbdguard.errors import ReceiptError
 from vbdguard.findings import Finding, findings_of
 from vbdguard.report import ScanReport, Status, Verdict
@@ -77,6 +79,8 @@ class Receipt:
     config: Mapping[str, Any]
     seed: int
     findings: tuple[Finding, ...]
+    flagged_in: Mapping[str, int]
+    """How many samples are flagged in each shard (or folder, where samples are loose files) that has any."""
     shards: tuple[ReceiptShard, ...]
     """Sorted by name."""
     checksum: str
@@ -113,6 +117,7 @@ class Receipt:
             "config": _sorted(report.config),
             "seed": report.seed,
             "findings": findings_of(report),
+            "flagged_in": _sorted(flagged_per_place(report)),
             "shards": tuple(
                 ReceiptShard(shard.name, shard.digest, shard.samples)
                 for shard in sorted(report.dataset.shards, key=lambda shard: (shard.name, shard.digest))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vbdguard.escaping import printable
 from vbdguard.gate import Judgement
-from vbdguard.receipt import Receipt
+from vbdguard.receipt import Receipt, sources_from
 from vbdguard.verification import Differences
 from vbdguard.wording import count_words, finding_words
 
@@ -39,14 +39,18 @@ def verdict_lines(receipt: Receipt, judgement: Judgement, path: Path) -> Iterato
     same = f"{_size(receipt)}, unchanged since the scan behind {printable(str(path))}"
     if receipt.verdict == "poisoned":
         yield f"POISONED: {same}, which flagged {receipt.flagged:,} of {count_words(receipt.samples, 'sample')}"
-        for finding in judgement.counting:
-            yield f"  {finding_words(finding)}"
+        yield from (f"  {finding_words(finding)}" for finding in judgement.counting)
+        yield from _flagged_places(receipt) if judgement.counting else ()
     elif receipt.status == "complete":
         yield f"CLEAN: {same}, which found no trigger"
     if receipt.status == "incomplete":
         yield f"INCOMPLETE: {same}, which could not read {count_words(receipt.skipped, 'entry', 'entries')}"
-    if judgement.exit_code:
-        yield "Next:"
+    if judgement.exit_code == 1:
+        yield "Next, to see the images and to take them out:"
+        yield f"  {rescan_command(receipt, (), path)} -o report.html"
+        yield f"  {_source_words('clean', receipt, (), path)} clean/"
+    elif judgement.exit_code:
+        yield "Next, once what could not be read is repaired or removed:"
         yield f"  {rescan_command(receipt, (), path)}"
 
 
@@ -58,19 +62,29 @@ def rescan_command(receipt: Receipt, sources: Sequence[str], path: Path) -> str:
         sources: what to scan; empty takes what the receipt names.
         path: where the receipt stands.
     """
-    from vbdguard.receipt import sources_from
+    return f"{_source_words('scan', receipt, sources, path)} --receipt {shlex.quote(printable(str(path)))}"
 
-    names = sources or sources_from(receipt, path)
+
+def _source_words(command: str, receipt: Receipt, sources: Sequence[str], path: Path) -> str:
+    """Return a command on the data, with the receipt's settings where they are not the usual ones."""
     config = receipt.config
     options = {
         "--preset": None if config.get("preset") == "default" else config.get("preset"),
         "--seed": receipt.seed or None,
         "--image-size": "x".join(map(str, config["image_size"])) if config.get("image_size") else None,
         "--label-key": config.get("label_key"),
-        "--receipt": path,
     }
     flags = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
-    return printable(" ".join(["vbdguard scan", *map(shlex.quote, names), *flags]))
+    names = map(shlex.quote, sources or sources_from(receipt, path))
+    return printable(" ".join(["vbdguard", command, *flags, *names]))
+
+
+def _flagged_places(receipt: Receipt) -> Iterator[str]:
+    ranked = sorted(receipt.flagged_in.items(), key=lambda item: (-item[1], item[0]))
+    for place, count in ranked[:_SHOWN]:
+        yield f"  flagged in {printable(place)}: {count:,}"
+    if len(ranked) > _SHOWN:
+        yield f"  and in {len(ranked) - _SHOWN:,} more"
 
 
 def _size(receipt: Receipt) -> str:

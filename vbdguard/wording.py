@@ -28,7 +28,7 @@ def finding_words(finding: Finding) -> str:
     if finding.rule == "suspicious-class":
         return f"class {class_words(finding)}: suspicious, p-value {p_value_words(finding.p_value)}"
     flagged = f"{finding.flagged:,} of {count_words(finding.samples, 'sample')} flagged"
-    return f"class {class_words(finding)}: backdoor trigger, {flagged}"
+    return f"class {class_words(finding)}: backdoor trigger, {flagged}, p-value {p_value_words(finding.p_value)}"
 
 
 def trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:
