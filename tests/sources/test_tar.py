@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -90,11 +93,16 @@ def test_real_shards_read_as_webdataset_reads_them(test_data: Path, tmp_path: Pa
     assert ours == webdataset_samples(path)
 
 
-def test_members_of_one_key_that_are_not_adjacent_are_two_samples(write_tar: WriteTar) -> None:
+def test_members_of_one_key_that_are_not_adjacent_are_two_samples_and_told(write_tar: WriteTar) -> None:
     path = write_tar(
         [("a.jpg", b"1"), ("a.cls", b"0"), ("b.jpg", b"2"), ("b.cls", b"1"), ("a.jpg", b"3"), ("a.cls", b"2")]
     )
-    assert reasons(path) == [("shard.tar/a", "label 0"), ("shard.tar/b", "label 1"), ("shard.tar/a", "label 2")]
+    assert reasons(path) == [
+        ("shard.tar/a", "label 0"),
+        ("shard.tar/b", "label 1"),
+        ("shard.tar/a", "label 2"),
+        ("shard.tar/a", "repeated-key"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +178,13 @@ def test_sample_cut_off_from_its_label_is_not_called_unlabelled(
     assert [key for key, _ in reasons(path)] == ["cut.tar/0", "cut.tar"]
 
 
-def test_gzipped_shard_reads_the_same(write_tar: WriteTar, png: Callable[..., bytes]) -> None:
-    plain, packed = write_tar(whole(png), "a/s.tar"), write_tar(whole(png), "b/s.tar", mode="w:gz")
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+def test_compressed_shard_reads_the_same(
+    write_tar: WriteTar, png: Callable[..., bytes], pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    plain = write_tar(whole(png), "a/s.tar")
+    packed = tmp_path / "s.tar"
+    packed.write_bytes(pack(plain.read_bytes()))
     assert read(plain) == read(packed)
 
 
@@ -181,8 +194,8 @@ def test_gzipped_shard_reads_the_same(write_tar: WriteTar, png: Callable[..., by
         (lambda data: data[: len(data) // 2], "truncated"),
         (lambda data: data[:-4], "truncated"),
         (lambda data: data[:-8] + b"\0\0\0\0" + data[-4:], "corrupt"),
-        (lambda data: data + b"garbage", "corrupt"),
-        (lambda data: data + gzip.compress(b"hidden"), "corrupt"),
+        (lambda data: data + b"garbage", "several-streams"),
+        (lambda data: data + gzip.compress(b"hidden"), "several-streams"),
         (lambda data: data[:40] + bytes(40) + data[80:], "corrupt"),
     ],
     ids=["half", "no trailer", "bad crc", "garbage behind", "second stream", "zeros inside"],
@@ -195,6 +208,76 @@ def test_damaged_gzip_is_named(
     last = read(path)[-1]
     assert isinstance(last, Unreadable)
     assert (last.reason, last.is_shard) == (reason, True)
+
+
+def told(path: Path) -> list[tuple[str, str]]:
+    return [
+        (entry.key.removeprefix("shard.tar/"), entry.reason) for entry in read(path) if isinstance(entry, Unreadable)
+    ]
+
+
+SAMPLE = [("a.jpg", b"1"), ("a.cls", b"1")]
+
+
+@pytest.mark.parametrize("name", ["/abs", "../up", "a/../../up", "C:/x"])
+def test_names_that_lead_out_are_read_and_told(write_tar: WriteTar, name: str) -> None:
+    path = write_tar([(f"{name}.jpg", b"1"), (f"{name}.cls", b"1"), *SAMPLE])
+    assert reasons(path)[:2] == [(f"shard.tar/{name}", "label 1"), (f"shard.tar/{name}", "unsafe-name")]
+    assert told(path) == [(name, "unsafe-name")]
+
+
+@pytest.mark.parametrize("name", ["dir/.hidden.jpg", "__meta__/a.jpg", ".jpg", "b.seg.png"])
+def test_images_that_webdataset_makes_no_sample_of_are_told(write_tar: WriteTar, name: str) -> None:
+    assert told(write_tar([*SAMPLE, (name, b"1")])) == [(name, "hidden-image")]
+
+
+def test_other_fields_and_files_are_not_told(write_tar: WriteTar) -> None:
+    assert told(write_tar([("a.jpg", b"1"), ("a.seg.png", b"1"), ("a.cls", b"1"), ("README.md", b"1")])) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (tarfile.LNKTYPE, "link"),
+        (tarfile.SYMTYPE, "link"),
+        (tarfile.CHRTYPE, "device"),
+        (tarfile.BLKTYPE, "device"),
+        (tarfile.FIFOTYPE, "pipe"),
+        (tarfile.GNUTYPE_SPARSE, "sparse-file"),
+        (b"Z", "unknown-member"),
+    ],
+)
+def test_members_that_are_no_plain_files_are_told_and_the_rest_is_read(
+    write_tar: WriteTar, kind: bytes, reason: str
+) -> None:
+    path = write_tar(SAMPLE)
+    with tarfile.open(path, "a") as tar:
+        other = tarfile.TarInfo("b.jpg")
+        other.type, other.linkname = kind, "a.jpg"
+        tar.addfile(other)
+        for name, content in (("c.jpg", b"1"), ("c.cls", b"2")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    # The link comes first: as in webdataset, a sample goes on behind it.
+    assert reasons(path) == [("shard.tar/b.jpg", reason), ("shard.tar/a", "label 1"), ("shard.tar/c", "label 2")]
+
+
+def test_shard_of_too_many_faults_is_not_read_to_its_end(write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vbdguard.sources.tar_notes.MAX_FAULTS", 3)
+    path = write_tar([(f"{n}.jpg", b"1") for n in range(9)])
+    assert [reason for _, reason in told(path)] == ["no-label"] * 4 + ["too-many-faults"]
+
+
+def test_label_files_and_groups_that_would_fill_the_memory_are_refused(
+    write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(write_tar([("a.jpg", b"1"), ("a.json", b" " * (1 << 20) + b"1")])) == [("a", "too-large")]
+    assert told(write_tar([("a.jpg", b"1"), ("a.json", b'{"label": "%s"}' % (b"x" * 1001))])) == [("a", "bad-label")]
+    monkeypatch.setattr("vbdguard.sources.tar.MAX_MEMBER", 1500)
+    assert told(write_tar([("a.jpg", b"x" * 1000), ("a.cls", b"x" * 1000)])) == [("a", "too-large")]
+    monkeypatch.setattr("vbdguard.sources.tar.MAX_FIELDS", 20)
+    assert told(write_tar([(f"a.{n}", b"") for n in range(30)])) == [("shard.tar", "too-many-members")]
 
 
 def test_git_lfs_pointer_is_named_not_read(tmp_path: Path) -> None:
@@ -275,5 +358,6 @@ def test_names_that_are_not_utf_8_give_printable_keys(tmp_path: Path) -> None:
             tar.addfile(info, io.BytesIO(content))
     path = tmp_path / "s.tar"
     path.write_bytes(buffer.getvalue())
-    [entry] = read(path)
-    assert entry.key.encode("utf-8") == rb"s.tar/\xfc"
+    entry, note = read(path)
+    assert entry.key.encode("utf-8") == note.key.encode("utf-8") == rb"s.tar/\xfc"
+    assert getattr(note, "reason", "") == "unsafe-name"  # a backslash parts folders on some systems

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vbdguard.errors import ReadError
 from vbdguard.sources import tar_members
-from vbdguard.sources.tar_members import BLOCK, iter_files, looks_like_tar
+from vbdguard.sources.tar_members import BLOCK, OtherMember, iter_files, iter_members, looks_like_tar
 
 
 def archive(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
@@ -164,11 +164,72 @@ def test_base_256_size_is_read() -> None:
     assert names_and_reason(edited(BODY, change)) == (["a.jpg", "b.jpg", "c.jpg"], "whole")
 
 
-def test_sparse_member_is_unsupported_not_misread() -> None:
+def others_of(data: bytes) -> list[tuple[str, str]]:
+    return [
+        (one.name, one.what) for one in iter_members(io.BytesIO(data), lambda _: True) if isinstance(one, OtherMember)
+    ]
+
+
+def test_gnu_sparse_member_is_told_apart_with_the_blocks_of_its_map() -> None:
     def change(block: bytearray) -> None:
         block[156:157] = b"S"
+        block[482] = 1
 
-    assert names_and_reason(edited(BODY, change)) == ([], "unsupported")
+    more, last = bytearray(BLOCK), bytes(BLOCK)
+    more[504] = 1
+    data = edited(BODY, change)
+    data = data[:BLOCK] + bytes(more) + last + data[BLOCK:]
+    assert names_and_reason(data) == (["b.jpg", "c.jpg"], "whole")
+    assert others_of(data) == [("a.jpg", "sparse-file")]
+
+
+def test_pax_sparse_member_is_told_apart_under_its_real_name() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("GNUSparseFile.0/a.jpg")
+        info.size = 3
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg"}
+        tar.addfile(info, io.BytesIO(b"0\n\n"))
+    assert others_of(buffer.getvalue()) == [("a.jpg", "sparse-file")]
+
+
+@pytest.mark.parametrize(
+    "records", [{"path": "x"}, {"size": "1"}, {"GNU.sparse.name": "x"}, {"GNU.sparse.realsize": "1"}]
+)
+def test_record_for_all_members_that_says_what_one_of_them_is_is_refused(records: dict[str, str]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=records) as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"))
+    assert names_and_reason(buffer.getvalue()) == ([], "corrupt")
+
+
+def test_link_that_states_content_is_refused() -> None:
+    """Readers that look for it see other members than those that do not (CVE-2025-62518 is of this kind)."""
+
+    def change(block: bytearray) -> None:
+        block[156:157] = b"1"
+
+    assert names_and_reason(edited(BODY, change)) == ([], "corrupt")
+
+
+def test_pax_size_before_another_extended_header_is_refused() -> None:
+    """Readers do not agree which of the two headers behind it the size belongs to (CVE-2026-53655)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size, info.pax_headers = 3, {"size": "3"}
+        tar.addfile(info, io.BytesIO(b"abc"))
+    long = archive([("n" * 120, b"1")], tarfile.GNU_FORMAT)
+    assert names_and_reason(buffer.getvalue()[: 2 * BLOCK] + long) == ([], "corrupt")
+
+
+def test_name_that_no_system_knows_is_refused() -> None:
+    assert names_and_reason(archive([("n" * 5000, b"1")])) == ([], "corrupt")
+
+
+def test_too_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_members, "MAX_MEMBERS", 2)
+    assert names_and_reason(BODY) == (["a.jpg", "b.jpg"], "too-many-members")
 
 
 def test_oversized_extended_header_is_refused_before_it_is_read() -> None:

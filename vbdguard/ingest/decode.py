@@ -31,7 +31,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL import __version__ as pillow_version
 
 from vbdguard.errors import ReadError
-from vbdguard.sources.files import LFS_MAGIC
+from vbdguard.sources.pointers import pointer_error
 
 DECODE_RULE = "1"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
@@ -181,8 +181,8 @@ def _read_error(data: bytes, error: Exception) -> ReadError:
 
 
 def _undecodable(data: bytes, error: Exception) -> ReadError:
-    if data.startswith(LFS_MAGIC):
-        return ReadError("git-lfs-pointer", "expected an image, got a Git LFS pointer; run `git lfs pull`")
+    if pointer := pointer_error(data, "an image"):
+        return pointer
     if isinstance(error, UnidentifiedImageError):
         expected = f"expected an image ({', '.join(FORMATS)})"
         return ReadError("undecodable", f"{expected}, got {len(data)} bytes that begin with {data[:16]!r}")

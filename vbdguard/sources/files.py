@@ -15,7 +15,6 @@ from vbdguard.sources.remote import filesystem
 
 BLOCK = 1 << 20
 """Bytes per read: large enough that hashing, not the calls, sets the pace."""
-LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 
 
 def is_url(path: str) -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from vbdguard.errors import NothingToScanError, ReadError, SourceError
 from vbdguard.sources.base import Source
-from vbdguard.sources.files import LFS_MAGIC, head, is_url, local_path, short_names
+from vbdguard.sources.compression import compression_of
+from vbdguard.sources.files import head, is_url, local_path, short_names
 from vbdguard.sources.folder import IMAGE_SUFFIXES, open_folder
 from vbdguard.sources.parquet import PARQUET_MAGIC, ParquetShard, parquet_class_names
+from vbdguard.sources.pointers import pointer_error
 from vbdguard.sources.shards import ShardSource, expand
-from vbdguard.sources.tar import GZIP_MAGIC, TarShard
+from vbdguard.sources.tar import TarShard
 from vbdguard.sources.tar_members import BLOCK, looks_like_tar
 
 Kind = Literal["tar", "parquet", "other"]
@@ -184,16 +185,22 @@ def _kind(path: str) -> Kind:
         return by_name
     if start.startswith(PARQUET_MAGIC):
         return "parquet"
-    if looks_like_tar(start) or (start.startswith(GZIP_MAGIC) and _gzip_holds_tar(start)):
+    if looks_like_tar(start) or _holds_tar(start):
         return "tar"
-    if start.startswith(LFS_MAGIC) and by_name == "other":
+    if pointer_error(start, name) and by_name == "other":
         return "tar"  # whatever it stands for, it is named as a pointer and not passed over
     return by_name
 
 
-def _gzip_holds_tar(start: bytes) -> bool:
+def _holds_tar(start: bytes) -> bool:
+    """Return whether a compressed file begins with a tar header, as far as its own beginning shows."""
+    compression = compression_of(start)
+    if compression is None:
+        return False
     try:
-        block = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, BLOCK)
-    except zlib.error:
+        block = compression.unpacker().decompress(start, BLOCK)
+    except SourceError:  # without the package nobody can tell; reading it says which one is missing
+        return True
+    except Exception:  # each library has an error of its own
         return False
     return block[257:262] == b"ustar"

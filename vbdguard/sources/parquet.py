@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,18 +12,20 @@ from blake3 import blake3
 
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
-from vbdguard.sources.files import file_bytes, file_digest, file_size, open_binary
-from vbdguard.sources.tar import checked_label
-from vbdguard.sources.tar_members import MAX_MEMBER
+from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
+from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
+from vbdguard.sources.files import file_bytes, file_digest, file_size, head, open_binary
+from vbdguard.sources.pointers import pointer_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PARQUET_MAGIC = b"PAR1"
-LABEL_COLUMNS = ("label", "labels", "cls", "class")
-IMAGE_COLUMNS = ("image", "img", "jpg", "png")
-KEY_COLUMN = "__key__"
 ROWS_PER_BATCH = 256
+MAX_BATCH = 128 << 20
+"""Bytes of the rows that are held at a time."""
+MAX_CHUNK = 512 << 20
+"""Bytes of one column in one row group, which pyarrow may hold as a whole."""
 MAX_HELD = 128 << 20
 """Bytes of a file that is held in memory to be hashed and read at once: its columns are not read in its order."""
 
@@ -60,6 +61,8 @@ class ParquetShard:
             ReadError: "corrupt", "no-image-column", "no-label-column", "io-error", or "changed" where the bytes
                 are not those of `digest()`.
         """
+        if error := pointer_error(head(self.path), "a parquet file"):
+            raise error
         with opened_parquet(self.path) as file:
             yield from self._entries(file)
         if self._digest not in (None, file_digest(self.path)):
@@ -77,12 +80,14 @@ class ParquetShard:
             ReadError: "corrupt", "no-image-column", "no-label-column" or "io-error".
         """
         content = file_bytes(self.path)
+        if error := pointer_error(content, "a parquet file"):
+            raise error
         with opened_parquet(self.path, content) as file:
             yield from self._entries(file)
         on_digest(blake3(content).hexdigest())
 
     def _entries(self, file: Any) -> Iterator[RawSample | Unreadable]:
-        image, label = sample_columns(file.schema_arrow, self.label_key)
+        image, label = sample_columns(_schema(file), self.label_key)
         try:
             yield from self._rows(file, image, label)
         except ReadError as error:
@@ -92,15 +97,8 @@ class ParquetShard:
         columns = [name for name in (KEY_COLUMN, image, label) if name in file.schema_arrow.names]
         row = 0
         for batch in _batches(file, columns):
-            images, labels = batch.column(image).to_pylist(), batch.column(label).to_pylist()
-            keys = batch.column(KEY_COLUMN).to_pylist() if KEY_COLUMN in columns else [None] * len(images)
-            for one, value, given in zip(images, labels, keys, strict=True):
-                key = f"{self.name}/{row if given is None else given}"
-                try:
-                    yield RawSample(key, _image_bytes(one), _label(value, label))
-                except ReadError as error:
-                    yield Unreadable(key, error.reason, error.detail)
-                row += 1
+            yield from batch_samples(batch, image, label, shard=self.name, first_row=row)
+            row += batch.num_rows
 
 
 def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int, str] | None:
@@ -113,7 +111,7 @@ def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int
     for path in paths:
         try:
             with opened_parquet(path) as file:
-                names = _class_names(file.schema_arrow, label_key)
+                names = class_names(_schema(file), label_key)
         except ReadError:
             continue  # the shard itself reports why it cannot be read
         if stated is not None and names is not None and names != stated:
@@ -122,70 +120,47 @@ def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int
     return stated
 
 
-def _class_names(schema: pa.Schema, label_key: str | None) -> dict[int, str] | None:
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[sample_columns(schema, label_key)[1]]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return {number: str(name) for number, name in enumerate(names)} if isinstance(names, list) else None
+def rows_per_batch(file: Any) -> int:
+    """Return how many rows are held at a time, so that they stay below `MAX_BATCH`.
 
-
-def sample_columns(schema: pa.Schema, label_key: str | None) -> tuple[str, str]:
-    """Return the names of the image and the label column.
+    A dictionary can say in a few bytes that the largest image of a row group stands in each of its rows, and no value
+    is larger than its column chunk.
 
     Raises:
-        ReadError: "no-image-column" or "no-label-column".
+        ReadError: "bomb" if the file states that it becomes more than `MAX_RATIO` times its size, or a column chunk of
+            more than `MAX_CHUNK` bytes.
     """
-    found = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    usual = [name for name in IMAGE_COLUMNS if name in found] or found
-    if len(usual) != 1:
-        what = f"several: {', '.join(usual)}" if usual else f"the columns {', '.join(schema.names)}"
-        raise ReadError("no-image-column", f"expected one column of struct<bytes, path> or binary, got {what}")
-    wanted = (label_key,) if label_key else LABEL_COLUMNS
-    labels = [name for name in wanted if name in schema.names]
-    if not labels:
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(metadata.num_columns)]
+    packed = sum(column.total_compressed_size for column in columns)
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    largest = max((column.total_uncompressed_size for column in columns), default=0)
+    if largest > MAX_CHUNK or (unpacked > ALLOWANCE and unpacked > MAX_RATIO * packed):
         raise ReadError(
-            "no-label-column",
-            f"expected a label column ({', '.join(wanted)}), got the columns {', '.join(schema.names)}; "
-            "name it with --label-key",
+            "bomb",
+            f"expected column chunks of at most {MAX_CHUNK} bytes and at most {MAX_RATIO} times the file's size, got "
+            f"{largest} and {unpacked} of {packed}; write the file with smaller row groups",
         )
-    return usual[0], labels[0]
+    return max(1, min(ROWS_PER_BATCH, MAX_BATCH // max(1, largest)))
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    from pyarrow import types
-
-    if types.is_struct(kind):
-        return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _image_bytes(value: bytes | dict[str, Any] | None) -> bytes:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if not data:
-        path = value.get("path") if isinstance(value, dict) else None
-        got = f"only the path {path!r} of a file outside; embed the images in the file" if path else "nothing"
-        raise ReadError("no-image", f"expected the image's bytes, got {got}")
-    if len(data) > MAX_MEMBER:
-        raise ReadError("too-large", f"expected at most {MAX_MEMBER} bytes, got {len(data)}")
-    return bytes(data)
-
-
-def _label(value: object, column: str) -> int | str:
-    label = checked_label(value, f"column {column}")
-    if label is None:
-        raise ReadError("no-label", f"expected a label in column {column}, got none")
-    return label
+def _schema(file: Any) -> pa.Schema:
+    try:
+        return file.schema_arrow
+    except Exception as error:  # the schema of a file is whatever its writer said
+        raise ReadError("corrupt", f"expected a schema that Arrow knows: {error}") from error
 
 
 def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     try:
-        yield from file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns, use_threads=False)
+        yield from file.iter_batches(batch_size=rows_per_batch(file), columns=columns, use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ReadError("corrupt", f"the parquet file is damaged: {error}") from error
+    except MemoryError as error:
+        raise ReadError("bomb", f"its rows do not fit into memory: {error}") from error
 
 
 @contextmanager
@@ -208,6 +183,6 @@ def opened_parquet(path: str, content: bytes | None = None) -> Iterator[Any]:
     with open_binary(path) if content is None else io.BytesIO(content) as stream:
         try:
             file = parquet.ParquetFile(stream, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, MemoryError) as error:
             raise ReadError("corrupt", f"expected a whole parquet file: {error}") from error
         yield file

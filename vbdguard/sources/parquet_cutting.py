@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from vbdguard.atomic import replacing
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import Unreadable
+from vbdguard.sources.columns import sample_columns
 from vbdguard.sources.cutting import Fate, Places, Rule, Ruling, Written, copy_file
-from vbdguard.sources.parquet import ROWS_PER_BATCH, ParquetShard, opened_parquet, sample_columns
+from vbdguard.sources.parquet import ROWS_PER_BATCH, ParquetShard, opened_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,31 +2,38 @@
 
 A member's key is its path up to the first dot of its base name, its field the lower-cased rest; adjacent
 members with one key are a sample. Two images in one sample, or one field twice, are refused: readers do not
-agree on which they take, and the other could hide a trigger.
+agree on which they take, and the other could hide a trigger. What else they do not agree on is told in entries of
+its own (`vbdguard.sources.tar_notes`).
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
-from vbdguard.sources.files import BLOCK, LFS_MAGIC, HashingReader, file_digest, file_size, open_binary
+from vbdguard.sources.compression import UnpackingReader, compression_of
+from vbdguard.sources.files import BLOCK, HashingReader, file_digest, file_size, open_binary
+from vbdguard.sources.pointers import POINTER_BYTES, pointer_error
 from vbdguard.sources.tar_members import MAX_MEMBER, OtherMember, TarFile, iter_members
+from vbdguard.sources.tar_notes import IMAGE_FIELDS, TarNotes
 
-GZIP_MAGIC = b"\x1f\x8b"
-IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
+MAX_LABEL_DATA = 1 << 20
+"""Bytes of a label's member: JSON takes many times its size in memory."""
+MAX_CLASS_NAME = 1000
+MAX_FIELDS = 1000
+"""Members of one key."""
 JSON_LABEL_KEYS = ("label", "cls", "class")
 """Where a label is looked for in `.json` when no label key is given."""
 
 _META = re.compile(r"__[^/]*__($|/)")
+_KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+"""webdataset's own (tariterators.py), down to what it makes of line breaks."""
 _DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
 
 
@@ -45,7 +52,7 @@ class TarPiece:
 
 @dataclass(slots=True)
 class TarShard:
-    """One tar or tar.gz file.
+    """One tar file, plain or compressed.
 
     Args:
         path: a local path or an fsspec URL.
@@ -94,8 +101,7 @@ class TarShard:
             raw = HashingReader(file)
             stream = uncompressed(raw)
             try:
-                for group in _groups(stream, self._is_wanted):
-                    yield self._piece(group) if isinstance(group, _Group) else TarPiece("", (group,), None)
+                yield from self._told(_groups(stream, self._is_wanted))
             except ReadError as error:
                 if error.reason == "io-error":
                     raise
@@ -103,6 +109,25 @@ class TarShard:
                 while raw.read(BLOCK):  # to the end, for the digest
                     pass
             (on_digest or self._refuse_change)(raw.hexdigest())
+
+    def _told(self, groups: Iterator[_Group | TarFile | OtherMember]) -> Iterator[TarPiece]:
+        """Yield the pieces, and behind each what else is to be said of it."""
+        notes = TarNotes(self.name)
+        for group in groups:
+            if isinstance(group, OtherMember):
+                piece = TarPiece("", (group,), notes.of_other(group))
+            elif isinstance(group, TarFile):
+                piece = TarPiece("", (group,), notes.of_unused((group,)))
+            else:
+                piece = self._piece(group)
+                if piece.entry is None and not piece.is_torn:
+                    piece = replace(piece, entry=notes.of_unused(piece.members))
+            yield piece
+            if isinstance(piece.entry, Unreadable):
+                notes.count()
+            for note in notes.of_group(piece.key, piece.members) if piece.entry is not None and piece.key else ():
+                yield TarPiece("", (), note)
+                notes.count()
 
     def _refuse_change(self, digest: str) -> None:
         if self._digest not in (None, digest):
@@ -133,8 +158,15 @@ class _Group:
     duplicates: list[str] = field(default_factory=list)
     is_cut: bool = False
     """Whether the archive broke off behind it, so that more of its members may have stood there."""
+    held: int = 0
+    """Bytes of content."""
 
     def add(self, suffix: str, member: TarFile) -> None:
+        if len(self.members) == MAX_FIELDS:
+            raise ReadError("too-many-members", f"expected at most {MAX_FIELDS} members of one key; split it")
+        self.held += len(member.data or b"")
+        if self.held > MAX_MEMBER:  # one sample must not fill the memory by many members either
+            member = replace(member, data=None)
         self.members.append(member)
         if suffix in self.fields:
             self.duplicates.append(member.name)
@@ -149,8 +181,9 @@ class _Group:
 
     def _content(self, suffix: str) -> bytes:
         member = self.fields[suffix]
-        if member.data is None:
-            raise ReadError("too-large", f"expected at most {MAX_MEMBER} bytes, {member.name} has {member.size}")
+        limit = MAX_MEMBER if suffix in IMAGE_FIELDS else MAX_LABEL_DATA
+        if member.data is None or member.size > limit:
+            raise ReadError("too-large", f"expected at most {limit} bytes, {member.name} has {member.size}")
         return member.data
 
 
@@ -225,7 +258,7 @@ def checked_label(value: object, where: str) -> int | str | None:
     Raises:
         ReadError: "bad-label" for anything else. -1 is how data sets mark a sample without a label.
     """
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_CLASS_NAME):
         return value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
         return value
@@ -244,8 +277,8 @@ def _class_name(data: bytes) -> str:
         name = data.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise ReadError("bad-label", f"expected a class name in UTF-8 in .txt: {error}") from error
-    if not name:
-        raise ReadError("bad-label", "expected a class name in .txt, got nothing")
+    if not 0 < len(name) <= MAX_CLASS_NAME:
+        raise ReadError("bad-label", f"expected a class name of 1 to {MAX_CLASS_NAME} characters, got {len(name)}")
     return name
 
 
@@ -276,37 +309,30 @@ def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Gro
 
 
 def _translated(members: Iterator[TarFile | OtherMember]) -> Iterator[TarFile | OtherMember]:
-    """Pass the members on; say what gzip and the disk have to say as `ReadError`."""
+    """Pass the members on; say what the disk has to say as `ReadError`."""
     try:
         yield from members
-    except EOFError as error:
-        raise ReadError("truncated", f"the gzip stream ends early: {error}") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ReadError("corrupt", f"the gzip stream is damaged: {error}") from error
     except OSError as error:
         raise ReadError("io-error", f"cannot read it: {error}") from error
 
 
 def split_name(name: str) -> tuple[str, str]:
     """Return key and field of a member's name, as webdataset splits it; both empty where it passes over it."""
-    folder, slash, base = name.rpartition("/")
-    stem, dot, suffix = base.partition(".")
-    is_meta = name.startswith("__") and (_META.match(name) or (not slash and name.endswith("__")))
-    if not stem or not dot or is_meta:
-        return "", ""
-    return f"{folder}{slash}{stem}", suffix.lower()
+    is_meta = name.startswith("__") and (_META.match(name) or ("/" not in name and name.endswith("__")))
+    match = None if is_meta else _KEY_AND_FIELD.match(name)
+    return (match[1], match[2].lower()) if match else ("", "")
 
 
 def uncompressed(raw: HashingReader) -> BinaryIO:
-    """Return the tar stream of a plain or gzipped file.
+    """Return the tar stream of a plain or compressed file.
 
     Raises:
-        ReadError: "git-lfs-pointer".
+        ReadError: "git-lfs-pointer" or "git-annex-pointer".
+        SourceError: if the package for its compression is missing.
     """
     stream = io.BufferedReader(raw, BLOCK)
-    start = stream.peek(len(LFS_MAGIC))
-    if start.startswith(LFS_MAGIC):
-        raise ReadError("git-lfs-pointer", "expected a tar file, got a Git LFS pointer; run `git lfs pull`")
-    if start.startswith(GZIP_MAGIC):
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream), BLOCK)
-    return stream
+    start = stream.peek(POINTER_BYTES)
+    if error := pointer_error(start, "a tar file"):
+        raise error
+    compression = compression_of(start)
+    return stream if compression is None else io.BufferedReader(UnpackingReader(stream, compression), BLOCK)

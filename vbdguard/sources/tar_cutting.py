@@ -6,7 +6,6 @@ sample and could lead whoever unpacks the shard out of his folder: they are left
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,14 +16,14 @@ from typing import BinaryIO, cast
 from vbdguard.atomic import replacing
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import Unreadable
+from vbdguard.sources.compression import Compression, compression_of
 from vbdguard.sources.cutting import Fate, Places, Rule, Ruling, Written, copy_file, is_safe_name
 from vbdguard.sources.files import BLOCK, HashingReader, head, open_binary
-from vbdguard.sources.tar import GZIP_MAGIC, TarPiece, TarShard, json_label_keys, label_field, split_name, uncompressed
+from vbdguard.sources.tar import TarPiece, TarShard, json_label_keys, label_field, split_name, uncompressed
 from vbdguard.sources.tar_members import BLOCK as TAR_BLOCK
 from vbdguard.sources.tar_members import OtherMember, Span, TarFile
 
 _END = bytes(2 * TAR_BLOCK)
-_COMPRESSION = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,11 @@ class TarPlan:
         return (Fate.FLAGGED, places.flagged), (Fate.SKIPPED, places.skipped)
 
     def _cut(self, paths: dict[Fate, Path]) -> None:
-        is_gzipped = head(self.shard.path, len(GZIP_MAGIC)) == GZIP_MAGIC
+        compression = compression_of(head(self.shard.path))
         with open_binary(self.shard.path) as file, ExitStack() as stack:
             raw = HashingReader(file)
             stream = uncompressed(raw)  # held until the end: it closes `raw` when it goes
-            outputs = {fate: stack.enter_context(_archive(path, is_gzipped=is_gzipped)) for fate, path in paths.items()}
+            outputs = {fate: stack.enter_context(_archive(path, compression)) for fate, path in paths.items()}
             self._distribute(stream, outputs)
             while raw.read(BLOCK):  # to the end, for the digest
                 pass
@@ -142,7 +141,9 @@ class _Planner:
             return
         ruling = rule(piece.entry)
         place = Fate.KEPT if ruling.fate.stays else ruling.fate
-        if hazard := self._hazard(piece, place):
+        if _is_note(piece):
+            ruling = ruling.refused(ruling.reason, ruling.detail)
+        elif hazard := self._hazard(piece, place):
             ruling = ruling.refused(*hazard)
         elif piece.members:
             self._last_keys[place] = piece.key
@@ -151,8 +152,6 @@ class _Planner:
 
     def _take_other(self, piece: TarPiece) -> None:
         hazard = self._hazard(piece, Fate.KEPT)
-        if any(isinstance(member, OtherMember) and not member.is_folder for member in piece.members):
-            hazard = ("link", "links and devices hold no sample; the cleaned shard goes without them")
         if hazard is None and not piece.is_torn:
             if piece.key:
                 self._last_keys[Fate.KEPT] = piece.key
@@ -195,15 +194,21 @@ class _Planner:
         return _Cut(member.span, Fate.RELABELLED, content)
 
 
+def _is_note(piece: TarPiece) -> bool:
+    """Return whether an entry is no sample but speaks of one, or is a link or device, which must not be written."""
+    if not piece.members:
+        return isinstance(piece.entry, Unreadable) and not piece.entry.is_shard
+    return any(isinstance(member, OtherMember) for member in piece.members)
+
+
 @contextmanager
-def _archive(path: Path, *, is_gzipped: bool) -> Iterator[BinaryIO]:
+def _archive(path: Path, compression: Compression | None) -> Iterator[BinaryIO]:
     with replacing(path) as file:
-        if not is_gzipped:
+        if compression is None:
             yield file
             return
-        # No name and no time: the same samples are the same bytes.
-        with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as stream:
-            yield cast(BinaryIO, stream)
+        with compression.packed(file) as stream:
+            yield stream
 
 
 def _pass(stream: BinaryIO, output: BinaryIO | None, count: int) -> None:

@@ -3,8 +3,9 @@
 Python's `tarfile` ends silently on a bad header, on zero blocks in the middle, on a second archive behind the
 first and on a file that was cut at a member boundary: "read to its end" can mean "saw two of six members". This
 pass names the members as `tarfile` does, because that is what trainers read with, and proves that the archive
-ended where the file ends. Nothing is extracted; links, devices and folders hold no sample and are passed over,
-as webdataset passes over them. Format: POSIX.1-1988 ustar, POSIX.1-2001 pax, and the GNU long names.
+ended where the file ends. Nothing is extracted; links, devices and sparse files are told apart from files, their
+content is not read. Headers that readers understand in different ways are refused. Format: POSIX.1-1988 ustar,
+POSIX.1-2001 pax, and the GNU long names.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from typing import Protocol
 from vbdguard.errors import ReadError
 
 BLOCK = 512
-MAX_MEMBER = 256 << 20
+MAX_MEMBER = 128 << 20
 """Bytes of one member that are read into memory; the header's size is the attacker's word."""
 MAX_HEADER_DATA = 1 << 20
 """Bytes of a long name or a pax header."""
+MAX_NAME = 4096
+"""Characters of a member's name: longer ones exist on no system, and a million of them would fill the memory."""
+MAX_MEMBERS = 10_000_000
 _ZEROS = bytes(BLOCK)
 _LAYOUT = Struct("100s24x12s12x8sc188x155s12x")
 """Of a header: name, size, checksum, kind and prefix."""
@@ -31,8 +35,20 @@ _REGULAR = b"07" + _OLD_REGULAR
 _FOLDER = b"5"
 _EXTENDED = b"LKxXg"
 """Long names and links of GNU, records of pax: they speak of the member behind them."""
-_WITHOUT_DATA = b"123456"
-"""Links, devices, folders and pipes: readers assume no data behind them, whatever size they state."""
+_WITHOUT_DATA = b"12346"
+"""Links, devices and pipes: some readers look for data behind them where they state a size, others do not."""
+_SPARSE = b"S"
+_MORE_SPARSE, _MORE_SPARSE_BEHIND = 482, 504
+"""Where a GNU sparse header, and each block that extends it, tells whether another one follows."""
+_WHAT = {
+    b"1": "link",
+    b"2": "link",
+    b"3": "device",
+    b"4": "device",
+    b"5": "folder",
+    b"6": "pipe",
+    _SPARSE: "sparse-file",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +64,17 @@ class TarFile:
 
 @dataclass(frozen=True, slots=True)
 class OtherMember:
-    """A link, a device, a pipe or a folder: it holds no sample."""
+    """A link, a device, a pipe, a folder, or a file whose content is not read as it stands: it holds no sample."""
 
     name: str
-    is_folder: bool
+    what: str
+    """"folder", "link", "device", "pipe", "sparse-file" or "unknown-member"."""
     span: Span
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, which all readers pass over."""
+        return self.what == "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +130,17 @@ def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator
         ReadError: "truncated", "corrupt" or "unsupported"; whatever was yielded before stands.
     """
     counted = _Positioned(stream)
-    start = 0
+    start = count = 0
     while (header := _next_member(counted)) is not None:
         padded = _padded(header.size)
         span = Span(start, counted.position, counted.position + padded)
         start = span.end
+        count += 1
+        if count > MAX_MEMBERS:
+            raise ReadError("too-many-members", f"expected at most {MAX_MEMBERS} members; split the shard")
         if header.kind not in _REGULAR:
             _skip(counted, padded, header.name)
-            yield OtherMember(header.name, header.kind == _FOLDER, span)
+            yield OtherMember(header.name, _WHAT.get(header.kind, "unknown-member"), span)
             continue
         data = None
         if header.size <= MAX_MEMBER and is_wanted(header.name):
@@ -144,7 +169,12 @@ def _extended_member(stream: Readable, header: _Header | None) -> _Header:
     kinds: set[bytes] = set()
     while header is not None:
         if header.kind not in _EXTENDED:
-            return _apply(header, extra)
+            if "size" in extra and len(kinds - {b"g"}) > 1:
+                raise ReadError("corrupt", "expected a pax size right before its member; readers would not agree on it")
+            member = _apply(header, extra)
+            if len(member.name) > MAX_NAME:
+                raise ReadError("corrupt", f"expected a name of at most {MAX_NAME} characters, got {len(member.name)}")
+            return member
         if header.kind in kinds:
             raise ReadError("corrupt", "expected a member behind its extended header, got two extended headers")
         kinds.add(header.kind)
@@ -157,7 +187,7 @@ def _extended_member(stream: Readable, header: _Header | None) -> _Header:
         if header.kind in b"xXg":
             records = _pax_records(data)
         is_global = header.kind == b"g"
-        if (is_global and records.keys() & {"path", "size"}) or records.keys() & extra.keys() & {"path"}:
+        if (is_global and any(map(_is_telling, records))) or records.keys() & extra.keys() & {"path"}:
             raise ReadError("corrupt", "expected one name for each member, got several; readers would not agree on it")
         if not is_global:
             extra |= records
@@ -165,10 +195,23 @@ def _extended_member(stream: Readable, header: _Header | None) -> _Header:
     raise ReadError("corrupt", "expected a member behind an extended header, got the end of the archive")
 
 
+def _is_telling(record: str) -> bool:
+    """Return whether a pax record says what or how large a member is, which no record for all members may."""
+    return record in ("path", "size") or record.startswith("GNU.sparse.")
+
+
 def _apply(header: _Header, extra: dict[str, str]) -> _Header:
-    if header.kind == b"S" or any(key.startswith("GNU.sparse.") for key in extra):
-        raise ReadError("unsupported", f"{header.name}: sparse members are not read; pack the archive without --sparse")
-    if header.kind in _WITHOUT_DATA:
+    size = extra.get("size", str(header.size))
+    if not (size.isascii() and size.isdigit() and len(size) < 20):
+        raise ReadError("corrupt", f"expected a pax size in digits, got {size!r:.40}")
+    if header.kind in _WITHOUT_DATA and int(size):
+        raise ReadError(
+            "corrupt", f"expected no content behind the {_WHAT[header.kind]} {header.name}, it states {int(size)} bytes"
+        )
+    if any(key.startswith("GNU.sparse.") for key in extra):
+        name = extra.get("GNU.sparse.name", extra.get("path", header.name))
+        return _Header(name, int(size), _SPARSE)
+    if header.kind == _FOLDER:
         return _Header(extra.get("path", header.name), 0, header.kind)
     if header.kind == _OLD_REGULAR and header.name.endswith("/"):
         # Before there were types, a slash at the end made a folder. Readers disagree on whether a long name or
@@ -176,11 +219,6 @@ def _apply(header: _Header, extra: dict[str, str]) -> _Header:
         if header.size or "path" in extra:
             raise ReadError("corrupt", f"expected a file or a folder, {header.name} claims to be both")
         return _Header(header.name, 0, _FOLDER)
-    if not extra:
-        return header
-    size = extra.get("size", str(header.size))
-    if not (size.isascii() and size.isdigit()):
-        raise ReadError("corrupt", f"expected a pax size in digits, got {size!r:.40}")
     return _Header(extra.get("path", header.name), int(size), header.kind)
 
 
@@ -197,7 +235,16 @@ def _read_header(stream: Readable) -> _Header | None:
     path = _text(name)
     if prefix[0] and kind not in (b"L", b"K", b"S"):
         path = f"{_text(prefix)}/{path}"
+    if kind == _SPARSE and block[_MORE_SPARSE]:
+        _skip_sparse_map(stream, path)
     return _Header(path, _number(size), kind)
+
+
+def _skip_sparse_map(stream: Readable, name: str) -> None:
+    for _ in range(MAX_HEADER_DATA // BLOCK):
+        if not _exactly(stream, BLOCK, name)[_MORE_SPARSE_BEHIND]:
+            return
+    raise ReadError("corrupt", f"expected a map of at most {MAX_HEADER_DATA} bytes before {name}")
 
 
 def _checksum_holds(block: bytes, checksum: bytes) -> bool:
