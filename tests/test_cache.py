@@ -179,6 +179,7 @@ def test_an_entry_of_a_contradictory_report_is_not_believed_even_with_its_checks
 
 PARTS: dict[str, Any] = {
     "dataset_digest": DIGEST,
+    "judged": DIGEST,
     "settings": {"preset": "default", "method": {"models": 5}},
     "seed": 0,
     "version": "0.1.0",
@@ -194,6 +195,7 @@ def test_the_key_ignores_the_order_of_settings() -> None:
     "change",
     [
         {"dataset_digest": "f" * 64},
+        {"judged": "f" * 64},
         {"settings": {"preset": "default", "method": {"models": 6}}},
         {"seed": 1},
         {"version": "0.1.1"},

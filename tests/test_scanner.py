@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -29,7 +30,8 @@ from vbdguard.config import (
     SuspectsConfig,
     WindowDetectorConfig,
 )
-from vbdguard.errors import ConfigError, NothingToScanError, SourceError
+from vbdguard.errors import ConfigError, NothingToScanError, ReadError, SourceError
+from vbdguard.ingest import shards
 from vbdguard.progress import Silent
 from vbdguard.report import STAGES, ScanReport, report_schema
 from vbdguard.scanner import scan
@@ -324,6 +326,29 @@ def test_clean_data_that_can_all_be_read_have_exit_code_0(write: Write, tmp_path
     assert (report.verdict, report.status, report.flagged, report.exit_code()) == ("clean", "complete", (), 0)
 
 
+def test_what_was_not_judged_then_is_judged_once_it_can_be_decoded(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data and their digest stay the same: a report on the readable part must not pass for one on the whole."""
+    data = str(write())
+    decode = shards.decode_images
+
+    def half_blind(*arguments: Any) -> list[Any]:
+        images = enumerate(decode(*arguments))
+        return [ReadError("undecodable", "an older decoder") if number % 2 else image for number, image in images]
+
+    with monkeypatch.context() as older:
+        older.setattr("vbdguard.ingest.shards.decode_images", half_blind)
+        for module in ("segments", "reader"):
+            older.setattr(f"vbdguard.ingest.{module}.decoder_id", lambda: "older")
+        older.setattr(ScanConfig, "reading_limits", None)  # read in this process, where the older decoder is
+        part = scan(data, CALM, cache_dir=tmp_path / "cache")
+    whole = scan(data, CALM, cache_dir=tmp_path / "cache")
+    assert part.dataset.digest == whole.dataset.digest
+    assert (part.status, part.dataset.samples) == ("incomplete", 45)
+    assert (whole.status, whole.dataset.samples, whole.from_cache) == ("complete", 90, False)
+
+
 def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got 'abacus'"):
         scan(str(tmp_path / "not there"), replace(QUICK, device="abacus"), cache_dir=tmp_path / "cache")
@@ -333,6 +358,19 @@ def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) ->
 def test_a_source_that_is_not_there_is_an_error_not_a_clean_verdict(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not there"):
         scan(str(tmp_path / "not there"), QUICK, cache_dir=tmp_path / "cache")
+
+
+def test_a_report_that_cannot_be_kept_is_given_all_the_same(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    Cache(tmp_path / "cache").prepare()
+    monkeypatch.setattr("vbdguard.cache.write_atomically", full)
+    report = scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    assert report.verdict == "poisoned"
+    assert "this report is not kept" in caplog.text
 
 
 def test_the_listener_hears_of_each_stage_in_order(write: Write, tmp_path: Path) -> None:

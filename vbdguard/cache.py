@@ -132,17 +132,19 @@ class Cache:
             raise self._unusable("no permission to write there")
 
     @staticmethod
-    def report_key(dataset_digest: str, settings: Mapping[str, Any], seed: int, version: str) -> str:
+    def report_key(dataset_digest: str, judged: str, settings: Mapping[str, Any], seed: int, version: str) -> str:
         """Return the name of a report: hex BLAKE3 over all that its findings depend on, less the rounding of devices.
 
         Args:
             dataset_digest: hex digest of the data.
+            judged: hex digest of the part of them that could be decoded, and how: `Ingested.judged`.
             settings: JSON-ready, as `ScanConfig.result_settings` returns them; the order of keys does not matter.
             seed: seed of the scan.
             version: version of vbdguard.
         """
         parts = {
             "dataset": dataset_digest,
+            "judged": judged,
             "settings": dict(settings),
             "seed": seed,
             "version": version,

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from vbdguard import __version__
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
-from vbdguard.errors import NothingToScanError
+from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.progress import Progress, current_listener
 from vbdguard.report_building import build_report, renew_report
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from vbdguard.method.samples import Samples
     from vbdguard.report import ScanReport
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +75,7 @@ def scan(
         ConfigError: if the device is not there.
         SourceError: if the source cannot be understood.
         NothingToScanError: if it holds too little to say anything.
-        CacheError: if the cache cannot be written.
+        CacheError: if the cache cannot be written before anything is found; afterwards that is a warning.
     """
     options: dict[str, Any] = {"use_cache": use_cache, "refresh": refresh, "progress": progress}
     return scan_with_digests(source, config, cache_dir=cache_dir, **options).report
@@ -103,7 +106,8 @@ def scan_with_digests(
             progress=progress,
         )
         seconds = {"ingest": time.perf_counter() - start}
-        key = cache.report_key(ingested.dataset_digest, config.result_settings(), config.seed, __version__)
+        settings = config.result_settings()
+        key = cache.report_key(ingested.dataset_digest, ingested.judged, settings, config.seed, __version__)
         # Processes of one job often scan the same data at the same time: one computes, the others take its report.
         with cache.computing(key):
             report = None if refresh else cache.load_report(key, kind)
@@ -111,7 +115,7 @@ def scan_with_digests(
                 report = renew_report(report, ingested, seconds=seconds | {"total": time.perf_counter() - start})
             else:
                 report = _judge(ingested, config, seconds=seconds, start=start, progress=progress)
-                cache.save_report(key, report)
+                _keep(cache, key, report)
         return Scanned(report, ingested.store.digests)
 
 
@@ -127,6 +131,14 @@ def _wanted_kind(device: str) -> str | None:
     from vbdguard.method.device import resolve_device
 
     return resolve_device(device).type
+
+
+def _keep(cache: Cache, key: str, report: ScanReport) -> None:
+    """Save a report; a cache that has filled up meanwhile costs the next scan its time, not this one its answer."""
+    try:
+        cache.save_report(key, report)
+    except CacheError as error:
+        log.warning("this report is not kept for the next scan: %s", error)
 
 
 def _judge(

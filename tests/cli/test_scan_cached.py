@@ -15,6 +15,7 @@ import pytest
 from vbdguard import __version__
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
+from vbdguard.ingest.reader import ingest
 from vbdguard.report import ScanReport
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
@@ -31,7 +32,8 @@ def known(tmp_path: Path, report_flagging: Callable[..., ScanReport]) -> Path:
     write_shards(samples, tmp_path / "data", per_shard=4)
     report = report_flagging(str(tmp_path / "data"), {"train-000000.tar/s3": 0})
     settings = ScanConfig()
-    key = Cache.report_key(report.dataset.digest, settings.result_settings(), settings.seed, __version__)
+    judged = ingest(str(tmp_path / "data"), store_dir=tmp_path / "cache").judged
+    key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
     Cache(tmp_path / "cache").save_report(key, replace(report, device="cuda"))
     return tmp_path / "data"
 

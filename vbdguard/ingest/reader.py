@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ import numpy as np
 from vbdguard.engines.limits import Limits
 from vbdguard.engines.local import WorkerDied, Workers
 from vbdguard.errors import CacheError, NothingToScanError
-from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, skipped_digest
+from vbdguard.ingest.decode import decoder_id
+from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, sequence_digest, skipped_digest
 from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment
 from vbdguard.ingest.shards import ShardOutcome, ShardTask, ingest_shard
 from vbdguard.ingest.sizing import Votes, canonical_size, probe_sizes
@@ -54,6 +56,15 @@ class Ingested:
     def class_counts(self) -> tuple[int, ...]:
         """(K,) samples of each class."""
         return tuple(np.bincount(self.store.labels, minlength=len(self.store.class_labels)).tolist())
+
+    @property
+    def judged(self) -> str:
+        """Hex digest of what a scan gets to see: which samples could be decoded, how, and the numbers of their classes.
+
+        The dataset's digest does not tell: it names the data, whoever may be able to decode how much of them.
+        """
+        seen = json.dumps([decoder_id(), self.store.image_shape, self.store.class_labels])
+        return sequence_digest([seen.encode(), self.store.digests.tobytes()])
 
 
 def ingest(
