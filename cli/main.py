@@ -16,6 +16,8 @@ from vbdguard import __version__
 from vbdguard.errors import NothingToScanError, VBDGuardError
 from vbdguard.escaping import printable
 
+from .signals import StoppedError, stopped_by_signals
+
 COMMANDS = {
     "scan": "vbdguard.cli.scan:scan",
     "clean": "vbdguard.cli.clean:clean",
@@ -81,7 +83,8 @@ class CommandTable(click.Group):
             return super().main(args, standalone_mode=False, **extra)
         arguments = sys.argv[1:] if args is None else list(args)
         try:
-            result = super().main(arguments, standalone_mode=False, **extra)
+            with stopped_by_signals():
+                result = super().main(arguments, standalone_mode=False, **extra)
         except BaseException as error:  # every way out has its exit code, the unforeseen one too
             code = _report_failure(error, with_traceback=_wants_traceback(arguments))
         else:
@@ -135,7 +138,7 @@ def main() -> None:
       1  poison found
       2  could not complete: bad usage, input or output error, anything unreadable
       3  nothing scannable found
-      130  interrupted
+      130  interrupted (143 by SIGTERM)
     """
 
 
@@ -145,6 +148,9 @@ def _report_failure(error: BaseException, *, with_traceback: bool) -> int:
         return error.code or 0
     if with_traceback:
         traceback.print_exception(error)
+    if isinstance(error, StoppedError):
+        _say(str(error))
+        return error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
         _say("interrupted")
         return EXIT_INTERRUPTED
