@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass
-from typing import get_args
 
-from vbdguard.config import Preset, method_preset
+from vbdguard.config import method_preset
 from vbdguard.escaping import printable
 from vbdguard.report import ScanReport
 
@@ -49,7 +48,7 @@ def scan_command(report: ScanReport) -> str:
 def has_own_settings(report: ScanReport) -> bool:
     """Return whether the method ran with settings that no option of the command line can name."""
     preset = report.config.get("preset")
-    if preset not in get_args(Preset):
+    if preset not in ("default", "paper"):
         return True
     return bool(json.loads(json.dumps(asdict(method_preset(preset)))) != report.config.get("method"))
 

@@ -34,7 +34,10 @@ _UNREADABLE = "unreadable-data"
 _LEVELS = {"backdoor-trigger": "error", "suspicious-class": "warning", _UNREADABLE: "error"}
 _SEVERITIES = {"backdoor-trigger": "9.0", "suspicious-class": "5.0", _UNREADABLE: "5.0"}
 """GitHub's words for them: critical from 9.0, medium from 4.0."""
-_DESCRIPTIONS: dict[str, str] = {**RULES, _UNREADABLE: "Data that could not be read were not scanned, so they are not cleared."}
+_DESCRIPTIONS: dict[str, str] = {
+    **{str(rule): words for rule, words in RULES.items()},
+    _UNREADABLE: "Data that could not be read were not scanned, so they are not cleared.",
+}
 _HELP = {
     "backdoor-trigger": "Samples of this class carry the same pattern. A model trained on them gives this class to "
     "whatever image bears the pattern. Look at the images (vbdguard scan SOURCE -o report.html), then train without "
