@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from vbdguard import __version__
+from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.reader import ingest
 from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
+from vbdguard.sources.base import RawSample
+from vbdguard.sources.writing import write_shards
 
 # Before anything loads torch: its threads wait for each other in busy loops, and with the processes that tests start
 # beside them on two cores they take five times as long.
@@ -85,5 +90,28 @@ def report_flagging(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., S
             environment={},
             tool={"name": "vbdguard", "version": "0.1.0"},
         )
+
+    return make
+
+
+@pytest.fixture
+def known_data(
+    tmp_path: Path, own_cache: Path, report_flagging: Callable[..., ScanReport]
+) -> Callable[..., ScanReport]:
+    """A function that writes four shards of four samples, and keeps the report of a scan of them in the test's cache.
+
+    A scan of that folder then answers at once, in whatever process, and for real but for the findings.
+    """
+
+    def make(folder: str = "data", flagged: Mapping[str, int | None] | None = None, *, seed: int = 0) -> ScanReport:
+        images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8, 3), np.uint8)
+        samples = [RawSample(f"s{number:02d}", image, number % 2) for number, image in enumerate(images)]
+        write_shards(samples, tmp_path / folder, per_shard=4)
+        report = report_flagging(str(tmp_path / folder), flagged or {})
+        settings = ScanConfig()
+        judged = ingest(str(tmp_path / folder), store_dir=own_cache).judged
+        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
+        Cache(own_cache).save_report(key, report)
+        return report
 
     return make
