@@ -1,7 +1,13 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: workers stopped, nothing half-written left, a code that tells."""
+"""How a command ends on a signal: within two seconds, workers stopped, nothing half-written left, a code that tells.
+
+Python hands a signal to the main thread between two steps of its own; one step of torch may take longer than anybody
+waits who has pressed Ctrl-C. A second thread watches the signals, and ends the process where the main one does not.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SECONDS_TO_UNWIND = 1.2
+_SECONDS_TO_TIDY = 0.4
 
 
 class StoppedError(BaseException):
@@ -19,26 +27,61 @@ class StoppedError(BaseException):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(_words(number))
         self.exit_code = 128 + number
         """As shells count: 143 for SIGTERM."""
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise `StoppedError` in the block where one of the signals comes; what somebody ignores (nohup) stays ignored."""
-    if threading.current_thread() is not threading.main_thread():
+    """End the block soon after SIGINT (by KeyboardInterrupt), SIGTERM or SIGHUP (by `StoppedError`), or the process.
+
+    What somebody ignores stays ignored, as SIGHUP under nohup.
+    """
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
     taken = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    has_left = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(ours, has_left), daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(theirs)
     try:
         for number in taken:
             signal.signal(number, _stop)
         yield
     finally:
+        has_left.set()
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(theirs)
+        watcher.join()
+        os.close(ours)
 
 
 def _stop(number: int, _: FrameType | None) -> None:
     raise StoppedError(number)
+
+
+def _watch(pipe: int, has_left: threading.Event) -> None:
+    """Read the numbers of the signals that come; end the process where the first of ours has no effect."""
+    while byte := os.read(pipe, 1):
+        if byte[0] in (signal.SIGINT, *_SIGNALS) and not has_left.wait(_SECONDS_TO_UNWIND):
+            _end(byte[0])
+
+
+def _end(number: int) -> None:
+    """End this process without its main thread; its workers end with it."""
+    os.write(2, f"vbdguard: {_words(number)}\n".encode())
+    last = threading.Timer(_SECONDS_TO_TIDY, os._exit, (128 + number,))
+    last.daemon = True
+    last.start()
+    atexit._run_exitfuncs()  # what removes temporary directories
+    os._exit(128 + number)
+
+
+def _words(number: int) -> str:
+    return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
