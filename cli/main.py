@@ -23,6 +23,7 @@ COMMANDS = {
     "clean": "vbdguard.cli.clean:clean",
     "train": "vbdguard.cli.train:train",
     "verify": "vbdguard.cli.verify:verify",
+    "report": "vbdguard.cli.report:report",
     "baseline": "vbdguard.cli.baseline:baseline",
     "poison": "vbdguard.cli.poison:poison",
     "demo": "vbdguard.cli.demo:demo",
@@ -125,7 +126,7 @@ def main() -> None:
       vbdguard scan shards/                           a folder of WebDataset tars
       vbdguard scan "train-{000000..000009}.tar"      a brace pattern
       vbdguard scan images/                           one folder per class
-      vbdguard scan shards/ -o report.json            keep the report
+      vbdguard scan shards/ -o report.html            a page with pictures
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt for the repository
       vbdguard verify shards/                         are they still the data of the receipt?
       vbdguard clean shards/ clean/                   a copy without the poison

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-OUTPUT_SUFFIXES = (".json",)
-"""The formats that `-o` writes, by the suffix of the file."""
+from vbdguard.formats.rendering import SUFFIXES, format_of
 
 
 class SectionedCommand(click.Command):
@@ -82,8 +81,8 @@ def parse_outputs(_: click.Context, __: click.Parameter, values: tuple[str, ...]
     """Return the files to write a report to, checked before any work is done."""
     paths = tuple(Path(value) for value in values)
     for path in paths:
-        if path.suffix.lower() not in OUTPUT_SUFFIXES:
-            known = ", ".join(OUTPUT_SUFFIXES)
+        if format_of(path) is None:
+            known = ", ".join(SUFFIXES)
             raise click.BadParameter(
                 f"{path}: expected a file that ends in one of: {known}; got {path.suffix or 'none'!r}"
             )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vbdguard.atomic import write_atomically
-
 from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged, read_baseline
-from .options import OUTPUT_SUFFIXES, SectionedCommand, parse_outputs, parse_receipt
+from .options import SectionedCommand, parse_receipt
+from .outputs import OUTPUT_SECTION, extras_for, kept_for_images, output_options, say_written, show, write_files
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
@@ -32,30 +30,14 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         **SCAN_SECTIONS,
-        "What comes out": ["output", "format_", "receipt", "quiet", "verbose", "no_color"],
+        "What comes out": [*OUTPUT_SECTION, "receipt"],
         "When to fail": GATE_SECTION,
         "Cache": CACHE_SECTION,
     },
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @scan_options
-@click.option(
-    "-o",
-    "--output",
-    "output",
-    multiple=True,
-    metavar="FILE",
-    callback=parse_outputs,
-    help=f"Write the report to a file as well ({', '.join(OUTPUT_SUFFIXES)}); may be repeated.",
-)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What goes to stdout.",
-)
+@output_options
 @click.option(
     "--receipt",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -64,9 +46,6 @@ if TYPE_CHECKING:
     help="Write a receipt for the repository as well, such as vbdguard.lock (see `vbdguard verify`).",
 )
 @gate_options
-@click.option("--quiet", "-q", is_flag=True, help="No progress, and only the verdict as text.")
-@click.option("--verbose", "-v", is_flag=True, help="Every class, more samples, all settings, the log.")
-@click.option("--no-color", is_flag=True, help="Plain text (so does NO_COLOR=1).")
 @cache_options
 @click.pass_context
 def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> None:
@@ -81,8 +60,9 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan "train-{000000..000009}.tar"      a brace pattern
       vbdguard scan images/ --image-size 64           one directory per class
       vbdguard scan d.parquet --label-key fine_label  a label column of that name
-      vbdguard scan shards/ -o report.json            the report as a file
+      vbdguard scan shards/ -o r.html -o r.sarif      pictures, code scanning
       vbdguard scan shards/ --format json             the report to a program
+      vbdguard scan shards/ --format github           a GitHub job: annotations
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt to verify by later
       vbdguard scan shards/ --baseline accepted.json  fail on new findings only
       vbdguard scan shards/ --allow-unreadable 0.1%   accept a few broken ones
@@ -98,12 +78,15 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
     """
     check_options(options)
     read_baseline(options["baseline"])  # a slip there should not show after the scan
-    report = _run(sources, options)
-    for path in options["output"]:
-        write_atomically(path, report.to_json())
-    _write_receipt(report, options["receipt"])
-    judgement = _judged(report, options)
-    _show(report, options)
+    with kept_for_images(options) as kept:
+        report = _run(sources, kept)
+        judgement = _judged(report, options)
+        accepted = {finding.digest: acceptance.reason for finding, acceptance in judgement.accepted}
+        extras = extras_for(report, options, accepted=accepted, cache_dir=kept["cache_dir"])
+        write_files(report, options, extras)
+        _write_receipt(report, options["receipt"])
+        show(report, options, extras)
+    say_written((*options["output"], *([options["receipt"]] if options["receipt"] else [])), options)
     _say_gate(judgement, options)
     _say_unread(report, options)
     ctx.exit(exit_code(judgement, options))
@@ -121,23 +104,6 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
         return run_scan(one_or_all(sources), scan_config(options), **cache_settings(options), progress=progress)
 
 
-def _show(report: ScanReport, options: dict[str, Any]) -> None:
-    """Write the report to stdout: JSON as it is, since rich would wrap it, or text."""
-    if options["format_"] == "json":
-        sys.stdout.write(report.to_json())
-        return
-    from .consoles import make_console
-    from .terminal import render, render_verdict
-
-    console = make_console(no_color=options["no_color"])
-    if options["quiet"]:
-        render_verdict(report, console)
-        return
-    render(report, console, verbose=options["verbose"])
-    for path in (*options["output"], *([options["receipt"]] if options["receipt"] else [])):
-        click.echo(f"Wrote {path}", err=True)
-
-
 def _judged(report: ScanReport, options: dict[str, Any]) -> Judgement:
     from vbdguard.findings import findings_of
     from vbdguard.unreadable import is_accepted
@@ -150,7 +116,7 @@ def _say_gate(judgement: Judgement, options: dict[str, Any]) -> None:
     """Say what the exit code depends on besides the report: behind the text, else on stderr."""
     if not options["quiet"]:
         for line in gate_words(judgement, options):
-            click.echo(line, err=options["format_"] != "text")
+            click.echo(line, err=options["format_"] not in ("text", "github"))
 
 
 def _say_unread(report: ScanReport, options: dict[str, Any]) -> None:
@@ -161,7 +127,10 @@ def _say_unread(report: ScanReport, options: dict[str, Any]) -> None:
     from vbdguard.unreadable import Unread, is_accepted
 
     word = "Accepted" if is_accepted(report, allowed) else "Not accepted"
-    click.echo(f"{word}: {Unread.of(report)}: --allow-unreadable {allowed:g}%", err=options["format_"] != "text")
+    click.echo(
+        f"{word}: {Unread.of(report)}: --allow-unreadable {allowed:g}%",
+        err=options["format_"] not in ("text", "github"),
+    )
 
 
 def _write_receipt(report: ScanReport, path: Path | None) -> None:

@@ -122,7 +122,7 @@ def no_directory(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (lambda folder: folder / "r.pdf", "ends in one of: .json; got '.pdf'"),
+        (lambda folder: folder / "r.pdf", "ends in one of: .json, .jsonl, .sarif, .xml, .md, .html, .csv; got '.pdf'"),
         (lambda folder: folder / "r", "got 'none'"),
         (no_directory, "its directory does not exist"),
     ],

@@ -43,7 +43,7 @@ def _annotations(report: ScanReport, extras: Extras) -> Iterator[_Annotation]:
     found = open_findings(report, extras.accepted)
     step = next_steps(report)[0]
     poisoned = [finding for finding in found if finding.rule == "backdoor-trigger"]
-    yield from _some(poisoned, "error", report, places, f"Next: {step.command} ({step.purpose})")
+    yield from _some(poisoned, "error", report, places, f"Next: {step.command}")
     yield from _some([one for one in found if one not in poisoned], "warning", report, places, "")
     if report.status == "incomplete":
         yield _Annotation("error", "vbdguard: could not read all data", f"{tell_unread(report)}\nNothing is cleared.")

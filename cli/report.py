@@ -1,0 +1,94 @@
+"""`vbdguard report`: a saved report in any format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .gate_options import read_baseline
+from .options import SectionedCommand
+from .outputs import OUTPUT_SECTION, extras_for, output_options, say_written, show, write_files
+
+if TYPE_CHECKING:
+    from vbdguard.report import ScanReport
+
+
+@click.command(
+    cls=SectionedCommand,
+    sections={"What comes out": OUTPUT_SECTION},
+    short_help="Render a saved report in any format.",
+)
+@click.argument(
+    "file", metavar="FILE.json", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+)
+@output_options
+@click.option(
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Accepted findings, which are marked as such.",
+)
+@click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The cache that may hold the images for the page.  [default: $VBDGUARD_CACHE or the platform's cache]",
+)
+def report(file: Path, **options: Any) -> int:
+    """Render a saved report: nothing is scanned, and no data are needed.
+
+    Pictures of samples come from the cache of the scan. Where that is not at hand, on another machine, the HTML page
+    has the trigger only and says so.
+
+    \b
+    Examples:
+      vbdguard report report.json                       as the scan printed it
+      vbdguard report report.json -o report.html        the page with pictures
+      vbdguard report report.json -o r.sarif -o r.md    several at once
+      vbdguard report report.json --format csv          the flagged samples on stdout
+      vbdguard report - --format github < report.json   in a GitHub job
+
+    \b
+    Exit codes:
+      0  rendered, whatever the report says
+      2  not a report, or input or output error
+    """
+    if options["quiet"] and options["verbose"]:
+        raise click.UsageError("--quiet and --verbose contradict each other; pass one")
+    loaded = _loaded(file)
+    accepted = _accepted(loaded, options["baseline"])
+    extras = extras_for(loaded, options, accepted=accepted, cache_dir=options["cache_dir"])
+    write_files(loaded, options, extras)
+    show(loaded, options, extras)
+    say_written(options["output"], options)
+    return 0
+
+
+def _loaded(file: Path) -> ScanReport:
+    """Return the report in a file, or on standard input for `-`.
+
+    Raises:
+        ReportError: if there is none.
+    """
+    from vbdguard.errors import ReportError
+    from vbdguard.report import ScanReport
+
+    is_input = str(file) == "-"
+    content = sys.stdin.buffer.read() if is_input else file.read_bytes()
+    try:
+        return ScanReport.from_json(content.decode("utf-8"))
+    except (ReportError, UnicodeDecodeError) as error:
+        raise ReportError(f"{'standard input' if is_input else file}: {error}") from error
+
+
+def _accepted(report: ScanReport, path: Path | None) -> dict[str, str]:
+    """Return the findings that a baseline accepts today, with the reasons."""
+    if path is None:
+        return {}
+    from vbdguard.findings import findings_of
+    from vbdguard.gate import judge
+
+    judgement = judge(findings_of(report), is_complete=True, baseline=read_baseline(path))
+    return {finding.digest: acceptance.reason for finding, acceptance in judgement.accepted}
