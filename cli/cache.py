@@ -67,7 +67,7 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
 
 
 @cache.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option("--label-key", metavar="KEY", help="As `vbdguard scan` takes it.")
 def key(sources: tuple[str, ...], label_key: str | None) -> None:
     """Print a name for a CI cache of what a scan of SOURCE keeps: the same for the same shards and version.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     },
     short_help="Write a copy without the poison, and a quarantine.",
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option(
     "--policy",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         "Cache": CACHE_SECTION,
     },
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @scan_options
 @output_options
 @click.option(

@@ -49,7 +49,7 @@ _ATTACK_SETTINGS = ("mask", "blend_factor", "mode", "target", "position")
     },
     short_help="Train a model on what a scan keeps.",
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "-o",
     "--output",

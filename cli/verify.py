@@ -41,7 +41,7 @@ def _terms(command: Any) -> Any:
     },
     short_help="Check that data are still those of a receipt.",
 )
-@click.argument("sources", metavar="[SOURCE...]", nargs=-1)
+@click.argument("sources", metavar="[SOURCE...]", nargs=-1, type=click.Path())
 @click.option(
     "--receipt",
     type=click.Path(dir_okay=False, path_type=Path),

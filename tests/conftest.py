@@ -104,9 +104,10 @@ def known_data(
     """
 
     def make(folder: str = "data", flagged: Mapping[str, int | None] | None = None, *, seed: int = 0) -> ScanReport:
-        images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8, 3), np.uint8)
-        samples = [RawSample(f"s{number:02d}", image, number % 2) for number, image in enumerate(images)]
-        write_shards(samples, tmp_path / folder, per_shard=4)
+        if not (tmp_path / folder).exists():
+            images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8, 3), np.uint8)
+            samples = [RawSample(f"s{number:02d}", image, number % 2) for number, image in enumerate(images)]
+            write_shards(samples, tmp_path / folder, per_shard=4)
         report = report_flagging(str(tmp_path / folder), flagged or {})
         settings = ScanConfig()
         judged = ingest(str(tmp_path / folder), store_dir=own_cache).judged
