@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -12,8 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vbdguard.by_shard import flagged_places, place_path
 from vbdguard.escaping import printable
 from vbdguard.formats.trigger_picture import TriggerPicture
+from vbdguard.next_steps import next_steps
 from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
 from vbdguard.wording import (
     WHOLE_IMAGE,
@@ -33,6 +34,7 @@ from .picture import draw_letters, draw_place, draw_trigger
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
 _MAX_CLASSES, _MAX_PICTURES, _MAX_SAMPLES, _MAX_SKIPPED = 20, 12, 5, 3
+_MAX_PLACES, _MAX_LABELS = 10, 3
 _MAX_VERBOSE = 50
 _BLIND_SPOTS = (
     "Looked for triggers that repeat across images (BadNets, Blended). VBD does not see clean-label poison, "
@@ -48,6 +50,7 @@ def render(report: ScanReport, console: Console, *, verbose: bool = False) -> No
         _print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
     if report.poisoned_classes:
         _print_triggers(report, console, verbose=verbose)
+        _print_places(report, console, verbose=verbose)
         _print_flagged(report, console, verbose=verbose)
     if report.status == "incomplete":
         _print_skipped(report, console, verbose=verbose)
@@ -122,6 +125,8 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
             "-" if c.trigger is None else blend_words(c.trigger),
         )
     lines: list[RenderableType] = [table]
+    if any(c.p_value is not None for c in poisoned):
+        lines.append(Text("p-value: chance of such evidence in a clean class", "dim"))
     if len(poisoned) > len(shown):
         lines.append(Text(f"{len(poisoned) - len(shown)} more poisoned classes: --verbose", "dim"))
     if others := 0 if verbose else len(report.classes) - len(poisoned):
@@ -202,6 +207,25 @@ def _pictures(trigger: TriggerReport, console: Console, side: int) -> list[Text]
 # the samples ----------------------------------------------------------------------------------------------------
 
 
+def _print_places(report: ScanReport, console: Console, *, verbose: bool) -> None:
+    """Print which shards the flagged samples lie in, and of which classes they are."""
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for place in flagged_places(report):
+        counts[place.place][place.label] += len(place.samples)
+    if not counts:
+        return
+    ranked = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    shown = ranked[: _MAX_VERBOSE if verbose else _MAX_PLACES]
+    table = _table(console, "Shard or folder", ">Flagged", "Classes")
+    for name, labels in shown:
+        named = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(_MAX_LABELS))
+        more = ", ..." if len(labels) > _MAX_LABELS else ""
+        path = Text(printable(place_path(report, name)), overflow="fold")
+        table.add_row(path, f"{labels.total():,}", Text(f"{named}{more}"))
+    largest = "" if len(shown) == len(ranked) else f", the {len(shown)} largest of {len(ranked):,}"
+    _print_section(console, f"Where the flagged samples lie{largest}", table)
+
+
 def _print_flagged(report: ScanReport, console: Console, *, verbose: bool) -> None:
     count = _MAX_VERBOSE if verbose else _MAX_SAMPLES
     shown = sorted(report.flagged, key=lambda sample: -sample.score)[:count]
@@ -257,28 +281,14 @@ def _print_ending(report: ScanReport, console: Console) -> None:
         console.print(Text(_BLIND_SPOTS, "dim"))
     console.print(Text(_time_words(report), "dim"))
     console.print()
-    steps = _next_steps(report)
-    width = max(len(command) for command, _ in steps)
-    fits = 8 + width + max(len(purpose) for _, purpose in steps) <= console.width
-    for i, (command, purpose) in enumerate(steps):
-        gap = " " * (width - len(command) + 2) if fits else "\n" + " " * 8
+    steps = next_steps(report)
+    width = max(len(step.command) for step in steps)
+    fits = 8 + width + max(len(step.purpose) for step in steps) <= console.width
+    for i, step in enumerate(steps):
+        gap = " " * (width - len(step.command) + 2) if fits else "\n" + " " * 8
         head = "      " if i else "Next  "
-        line = Text.assemble((head, "bold cyan"), (command, "bold"), gap, (purpose, "dim"))
+        line = Text.assemble((head, "bold cyan"), (step.command, "bold"), gap, (step.purpose, "dim"))
         console.print(line, soft_wrap=True)
-
-
-def _next_steps(report: ScanReport) -> list[tuple[str, str]]:
-    sources = " ".join(shlex.quote(printable(source)) for source in report.dataset.sources)
-    scan = f"vbdguard scan {sources if 0 < len(sources) <= 40 else 'SOURCE'}"
-    steps = []
-    if report.status == "incomplete":
-        steps.append((scan, "once the entries above are repaired or removed"))
-    if report.verdict == "poisoned":
-        steps.append((f"{scan} -o report.json", "every flagged key and digest"))
-        steps.append(("vbdguard.GuardedDataset(dataset)", "in Python: train without them"))
-    elif report.status == "complete":
-        steps.append(("vbdguard.GuardedDataset(dataset)", "in Python: notices data that change later"))
-    return steps
 
 
 def _time_words(report: ScanReport) -> str:

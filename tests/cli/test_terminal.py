@@ -15,7 +15,7 @@ from rich.text import Text
 from vbdguard.cli.consoles import make_console
 from vbdguard.cli.main import COMMANDS
 from vbdguard.cli.terminal import render, render_verdict
-from vbdguard.report import ScanReport, SkippedSample
+from vbdguard.report import ScanReport, ShardReport, SkippedSample
 from vbdguard.wording import place_words
 
 MakeReport = Callable[..., ScanReport]
@@ -64,6 +64,25 @@ def test_the_evidence_names_poisoned_classes_only(poisoned: ScanReport) -> None:
     assert "9 other classes: nothing found" in text
     assert "thing4" not in text
     assert all(f"thing{k}" in plain(poisoned, verbose=True) for k in range(10))
+
+
+def test_the_log_names_the_shards_with_their_counts_and_classes(make_report: MakeReport, make_trigger: Any) -> None:
+    keys = "train-{0:06d}.tar/img_{0}".format
+    names = [ShardReport(f"train-{i:06d}.tar", "ab" * 32, 125, "complete") for i in range(8)]
+    report = make_report({k: make_trigger() for k in (3, 5)}, keys=keys)
+    report = replace(report, dataset=replace(report.dataset, shards=tuple(names)))
+    lines = [line.split() for line in plain(report).splitlines()]
+    assert ["shards/train-000007.tar", "2", "3", "(1),", "5", "(1)"] in lines
+    assert ["p-value:", "chance", "of", "such", "evidence", "in", "a", "clean", "class"] in lines
+
+
+def test_many_shards_are_cut_to_the_largest(make_report: MakeReport, make_trigger: Any) -> None:
+    report = make_report({k: make_trigger() for k in range(12)}, classes=12, keys=lambda i: f"{i}/x", names=str)
+    flagged = tuple(replace(sample, key=f"{n // 3:03d}/{n}") for n, sample in enumerate(report.flagged))
+    text = plain(replace(report, flagged=flagged))
+    assert "Where the flagged samples lie, the 10 largest of 32" in text
+    assert "shards/009 " in text
+    assert "shards/010 " not in text
 
 
 def test_verbose_tells_every_setting(poisoned: ScanReport) -> None:
@@ -184,7 +203,7 @@ def test_every_command_that_it_suggests_exists(name: str, request: pytest.Fixtur
 
 def test_a_suggested_command_can_be_pasted(make_report: MakeReport, make_trigger: Any) -> None:
     report = make_report({3: make_trigger()}, sources=("my shards/{0..9}.tar",))
-    assert "vbdguard scan 'my shards/{0..9}.tar' -o report.json" in plain(report)
+    assert "vbdguard scan 'my shards/{0..9}.tar' -o report.html" in plain(report)
 
 
 @pytest.mark.parametrize(
