@@ -83,13 +83,13 @@ class CommandTable(click.Group):
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
         arguments = sys.argv[1:] if args is None else list(args)
-        try:
-            with stopped_by_signals():
+        with stopped_by_signals():
+            try:
                 result = super().main(arguments, standalone_mode=False, **extra)
-        except BaseException as error:  # every way out has its exit code, the unforeseen one too
-            code = _report_failure(error, with_traceback=_wants_traceback(arguments))
-        else:
-            code = result if isinstance(result, int) else 0
+            except BaseException as error:  # every way out has its exit code, the unforeseen one too
+                code = _report_failure(error, with_traceback=_wants_traceback(arguments))
+            else:
+                code = result if isinstance(result, int) else 0
         sys.exit(_exit_code_after_flush(code))
 
 
