@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def test_a_receipt_that_is_missing_or_damaged_fails_whatever_was_committed(
 
 
 def test_the_receipt_named_in_the_settings_is_the_usual_one(place: Path) -> None:
-    os.rename("vbdguard.lock", "train.lock")
+    Path("vbdguard.lock").rename("train.lock")
     (place / "vbdguard.toml").write_text("receipt = 'train.lock'\n")
     assert main([]) == 0
     change(place)
@@ -120,7 +119,7 @@ def test_poison_outranks_a_change(place: Path, known_data: MakeData) -> None:
 def test_a_scan_renews_the_receipt_of_data_that_changed(
     place: Path, known_data: MakeData, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    os.rename("data", "old")
+    Path("data").rename("old")
     known_data("data", seed=5)
     assert main(["data/train-000000.tar"]) == 2
     assert main(["--scan", "data/train-000000.tar"]) == 0
@@ -136,7 +135,7 @@ def test_a_scan_leaves_unchanged_data_alone(place: Path, capfd: pytest.CaptureFi
 
 
 def test_a_scan_that_finds_poison_fails(place: Path, known_data: MakeData) -> None:
-    os.rename("data", "old")
+    Path("data").rename("old")
     known_data("data", {"train-000000.tar/s01": 0}, seed=5)
     assert main(["--scan"]) == 1
     assert Receipt.read(Path("vbdguard.lock")).verdict == "poisoned"
