@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from vbdguard.config import SHARD_TIMEOUT, WORKER_MEMORY, Preset, ScanConfig
+from vbdguard.config import SHARD_TIMEOUT, WORKER_MEMORY, FolderRule, Preset, ScanConfig
 
 from .options import parse_image_size
 from .settings_option import settings_option
@@ -16,7 +16,7 @@ from .settings_option import settings_option
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCAN_SECTIONS = {
-    "What to scan": ["label_key", "image_size", "jobs"],
+    "What to scan": ["label_key", "folder_rule", "image_size", "jobs", "run_commands"],
     "How to scan": ["preset", "seed", "device", "config"],
     "Limits": ["shard_timeout", "worker_memory"],
 }
@@ -29,7 +29,17 @@ def scan_options(command: Command) -> Command:
     return with_options(
         settings_option(command),
         click.option(
-            "--label-key", metavar="KEY", help="Tar member suffix, JSON key or parquet column that holds the label."
+            "--label-key", metavar="KEY", help="Tar member suffix, JSON key, column or array that holds the label."
+        ),
+        click.option(
+            "--folder-rule",
+            type=click.Choice(get_args(FolderRule)),
+            help="Whose rule labels a folder of images.  [default: asks where they differ]",
+        ),
+        click.option(
+            "--run-commands",
+            is_flag=True,
+            help="Run sources named `pipe:...` as shell commands, with all that you may do.",
         ),
         click.option(
             "--image-size",
@@ -101,8 +111,9 @@ def scan_config(options: Mapping[str, Any]) -> ScanConfig:
     Raises:
         ConfigError: if a value is out of range.
     """
-    names = ("preset", "seed", "device", "image_size", "label_key", "jobs", "shard_timeout", "worker_memory")
-    return ScanConfig(**{name: options[name] for name in names})
+    what = ("preset", "seed", "device", "image_size", "label_key", "folder_rule", "run_commands")
+    how = ("jobs", "shard_timeout", "worker_memory")
+    return ScanConfig(**{name: options[name] for name in (*what, *how)})
 
 
 def cache_settings(options: Mapping[str, Any]) -> dict[str, Any]:

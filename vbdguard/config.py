@@ -15,6 +15,7 @@ from vbdguard.engines.limits import Limits
 from vbdguard.errors import ConfigError
 
 Preset = Literal["default", "paper"]
+FolderRule = Literal["torchvision", "huggingface"]
 
 SHARD_TIMEOUT = 1800.0
 """Seconds: gigabytes over a slow network take their time, and a shard that hangs is rare."""
@@ -253,6 +254,9 @@ class ScanConfig:
             None takes it from the data (see `vbdguard.ingest.decode`).
         label_key: name of the tar member suffix, JSON key or parquet column that holds the label;
             None looks for the usual ones.
+        folder_rule: whose rule gives a folder of images its labels, `torchvision` or `huggingface`; None asks where
+            they differ.
+        run_commands: whether sources named `pipe:...` run as shell commands, with all that the user may do.
         jobs: processes for reading; None takes one per core. Never changes a result.
         shard_timeout: seconds that the reading of one shard may take before it is given up.
         worker_memory: MB of memory that each of those processes may take, 256 or more.
@@ -267,6 +271,8 @@ class ScanConfig:
     device: str = "auto"
     image_size: int | tuple[int, int] | None = None
     label_key: str | None = None
+    folder_rule: FolderRule | None = None
+    run_commands: bool = False
     jobs: int | None = None
     shard_timeout: float = SHARD_TIMEOUT
     worker_memory: int = WORKER_MEMORY
@@ -275,6 +281,8 @@ class ScanConfig:
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
             raise ConfigError(f"preset must be one of {', '.join(get_args(Preset))}, got {self.preset!r}")
+        if self.folder_rule is not None and self.folder_rule not in get_args(FolderRule):
+            raise ConfigError(f"folder_rule must be one of {', '.join(get_args(FolderRule))}, got {self.folder_rule!r}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
         size = self.canonical_size
@@ -308,7 +316,7 @@ class ScanConfig:
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that a result depends on, JSON-ready: not `seed`, `device` or how the data are read."""
         body = asdict(self)
-        for name in ("jobs", "shard_timeout", "worker_memory", "seed", "device"):
+        for name in ("run_commands", "jobs", "shard_timeout", "worker_memory", "seed", "device"):
             del body[name]
         body["image_size"] = self.canonical_size and list(self.canonical_size)
         return body

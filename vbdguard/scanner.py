@@ -32,6 +32,7 @@ from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.progress import Progress, current_listener
 from vbdguard.report_building import build_report, renew_report
+from vbdguard.sources.opening import open_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,8 +97,11 @@ def scan_with_digests(
     start = time.perf_counter()
     kind = _wanted_kind(config.device)
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
+        opened = open_source(
+            source, label_key=config.label_key, folder_rule=config.folder_rule, run_commands=config.run_commands
+        )
         ingested = ingest(
-            source,
+            opened,
             store_dir=cache.store_dir,
             image_size=config.canonical_size,
             label_key=config.label_key,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from vbdguard.config import Preset
+from vbdguard.config import FolderRule, Preset
 from vbdguard.errors import ConfigError
 from vbdguard.gate import FailOn
 
@@ -45,6 +45,7 @@ SETTINGS: dict[str, _Kind] = {
     "device": _TEXT,
     "image-size": _Kind((int, str), 'pixels such as 32 or "48x64"'),
     "label-key": _TEXT,
+    "folder-rule": _Kind((str,), "a string", choices=get_args(FolderRule)),
     "jobs": _NUMBER,
     "shard-timeout": _Kind((int, float), "a number of seconds"),
     "worker-memory": _NUMBER,

@@ -53,6 +53,9 @@ from vbdguard.sources.base import Source
 from vbdguard.sources.cutting import Fate
 from vbdguard.sources.folder import FolderShard
 from vbdguard.sources.opening import open_source
+from vbdguard.sources.parquet import ParquetShard
+from vbdguard.sources.pointers import MissingShard, PointerShard
+from vbdguard.sources.tar import TarShard
 
 STAGE = "Writing the clean copy"
 
@@ -103,7 +106,7 @@ def clean(
     if policy not in get_args(OnFlagged):
         raise ConfigError(f"policy must be one of {', '.join(get_args(OnFlagged))}, got {policy!r}")
     config = config or ScanConfig()
-    opened = open_source(source, label_key=config.label_key)
+    opened = open_source(source, label_key=config.label_key, folder_rule=config.folder_rule)
     folders = clean_folders(Path(dest), None if quarantine is None else Path(quarantine))
     _check_files(opened)
     check_apart(folders, opened)
@@ -132,10 +135,13 @@ def clean(
 
 def _check_files(source: Source) -> None:
     for shard in source.shards:
-        if not isinstance(shard, FolderShard) and not hasattr(shard, "path"):
-            raise SourceError(
-                f"{shard.name}: expected files to copy, got a dataset in memory; wrap it with vbdguard.guard() instead"
-            )
+        if type(shard) in (TarShard, ParquetShard, FolderShard, PointerShard, MissingShard):
+            continue
+        kind = "another kind of file" if hasattr(shard, "path") or hasattr(shard, "rows") else "a dataset in memory"
+        raise SourceError(
+            f"{shard.name}: expected tar or parquet files or a folder of images to copy, got {kind}; wrap the dataset "
+            "with vbdguard.guard() instead"
+        )
 
 
 def _renewed(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.files import file_digest, head
 
 LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 ANNEX_MAGICS = (b"/annex/objects/", b"../.git/annex/objects/", b".git/annex/objects/")
@@ -34,6 +35,36 @@ def pointer_error(start: bytes, expected: str) -> ReadError | None:
     if start.startswith(ANNEX_MAGICS):
         return ReadError("git-annex-pointer", f"expected {expected}, got a git-annex pointer; run `git annex get .`")
     return None
+
+
+@dataclass(slots=True)
+class PointerShard:
+    """A file that is a pointer.
+
+    Args:
+        path: a local path or an fsspec URL.
+        name: the shard's name in the report.
+    """
+
+    path: str
+    name: str
+
+    def digest(self) -> str:
+        """Return the hex BLAKE3 of the pointer.
+
+        Raises:
+            ReadError: "io-error".
+        """
+        return file_digest(self.path)
+
+    def read(self) -> Iterator[RawSample | Unreadable]:
+        """Raise what it is.
+
+        Raises:
+            ReadError: "git-lfs-pointer" or "git-annex-pointer"; "changed" where it has become something else.
+        """
+        error = pointer_error(head(self.path), "data")
+        raise error or ReadError("changed", f"{self.name} was a pointer and is none any more; scan again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ def expand(pattern: str) -> list[str]:
     """
     if pattern.startswith("pipe:") or "::pipe:" in pattern:
         raise SourceError(
-            f"{pattern}: commands are not run; download the shards first, or name them by path or URL (s3://, https://)"
+            f"{pattern}: commands are not run; download the shards first, or name them by path or URL (s3://, "
+            "https://); --run-commands runs it with all that you may do, for names that you wrote yourself"
         )
     if not is_url(pattern) and os.path.lexists(pattern):
         return [pattern]

@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -95,9 +96,17 @@ class TarShard:
         """
         return (piece.entry for piece in self.pieces(on_digest) if piece.entry is not None)
 
+    def opened(self) -> AbstractContextManager[BinaryIO]:
+        """Return the file as it stands, compressed or not.
+
+        Raises:
+            ReadError: "io-error".
+        """
+        return open_binary(self.path)
+
     def pieces(self, on_digest: Callable[[str], None] | None = None) -> Iterator[TarPiece]:
         """Yield what `read` yields with the members behind it, and the members that are no sample; raises alike."""
-        with open_binary(self.path) as file:
+        with self.opened() as file:
             raw = HashingReader(file)
             stream = uncompressed(raw)
             try:

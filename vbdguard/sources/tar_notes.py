@@ -18,6 +18,10 @@ MAX_FAULTS = 10_000
 """Entries about one shard; behind them it is not read on. A report of millions of lines would say no more."""
 
 
+NOTES_ON_SAMPLES = frozenset({"unsafe-name", "repeated-key"})
+"""Reasons of entries that speak of a sample which was read all the same."""
+
+
 class TarNotes:
     """Looks at the members of one shard in their order and tells what is to be said of them.
 
