@@ -196,16 +196,19 @@ def test_the_packages_of_the_light_hook_are_all_that_it_imports(scratch: Path, t
 def test_try_repo_installs_the_light_environment_and_runs_both_hooks(
     scratch: Path, hook_repository: tuple[Path, str]
 ) -> None:
-    repository, _ = hook_repository
-    trial = ("pre-commit", "try-repo", repository, "--verbose", "--all-files")
-    done = call(*trial, "vbdguard-verify", cwd=scratch)
+    def trial(hook: str, *options: str) -> Finished:
+        return call(
+            "pre-commit", "try-repo", hook_repository[0], hook, "--verbose", "--all-files", *options, cwd=scratch
+        )
+
+    done = trial("vbdguard-verify")
     assert done.returncode == 0, done.stdout + done.stderr
     duration = re.search(r"- duration: ([\d.]+)s", done.stdout)
     assert duration is not None
     assert float(duration[1]) < 2
-    done = call(*trial, "--hook-stage", "manual", "vbdguard-scan", cwd=scratch)
+    done = trial("vbdguard-scan", "--hook-stage", "manual")
     assert done.returncode == 0, done.stdout + done.stderr
     change(scratch)
-    done = call(*trial, "vbdguard-verify", cwd=scratch)
+    done = trial("vbdguard-verify")
     assert done.returncode == 1
     assert re.search(r"changed +train-000002\.tar\n", done.stdout)
