@@ -13,7 +13,7 @@ from vbdguard.escaping import printable
 from vbdguard.findings import findings_of
 from vbdguard.formats.page_gallery import Gallery, class_images, common_pictures, gallery
 from vbdguard.formats.page_histogram import Histogram, histogram
-from vbdguard.formats.page_pictures import Budget, Picture, data_address, is_whole, mask_pixels, pattern_pixels
+from vbdguard.formats.page_pictures import Budget, Picture, data_address, mask_pixels, outline_of, pattern_pixels
 from vbdguard.formats.rendering import Extras
 from vbdguard.formats.trigger_picture import TriggerPicture, open_png
 from vbdguard.report import ClassReport, FlaggedSample, ScanReport, TriggerReport
@@ -161,7 +161,7 @@ class _CardMaker:
         chosen = class_images(entry, self._images, self._scores)
         try:
             common = common_pictures(chosen, self._images, trigger)
-            most = max(4, _IN_GALLERY if len(self._report.poisoned_classes) <= 20 else 6)
+            most = _IN_GALLERY if len(self._report.poisoned_classes) <= 20 else _IN_GALLERY // 2
             shown = gallery(chosen, self._images, trigger, self._scores, self._budget, most=most)
         except (OSError, ValueError) as error:
             return [], None, f"The samples' pixels cannot be read from the cache: {printable(str(error))}"
@@ -184,7 +184,7 @@ def _decoded(trigger: TriggerReport) -> TriggerPicture | None:
 
 def _trigger_pictures(picture: TriggerPicture, trigger: TriggerReport) -> list[Picture]:
     height, width = picture.mask.shape
-    outline = None if is_whole(picture) else picture.bbox
+    outline = outline_of(picture)
     found = []
     if outline is not None:
         cropped = pattern_pixels(picture, is_cropped=True)

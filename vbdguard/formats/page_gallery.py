@@ -15,6 +15,7 @@ from vbdguard.formats.page_pictures import (
     data_address,
     is_whole,
     mean_difference,
+    outline_of,
     variance_picture,
 )
 from vbdguard.formats.trigger_picture import Pixels, TriggerPicture
@@ -23,8 +24,8 @@ from vbdguard.report import ClassReport, FlaggedSample
 
 _FOR_MEANS = 256
 """Images of each kind that means and variances are taken of."""
-_PIXELS_FOR_MEANS = 40_000_000
-"""Values of each kind at most, so that large images do not take gigabytes."""
+_PIXELS_FOR_MEANS = 10_000_000
+"""Values of each kind at most, so that large images take neither gigabytes nor minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _gallery_image(pixels: Pixels, key: str, score: float | None, trigger: Trigg
         width=width,
         height=height,
         alt=f"{kind} sample {printable(key)}",
-        outline=trigger.bbox if trigger is not None and is_local else None,
+        outline=None if trigger is None else outline_of(trigger),
     )
     detail = None
     if trigger is not None and is_local:
@@ -127,7 +128,7 @@ def common_pictures(chosen: ClassImages, images: StoredImages, trigger: TriggerP
         return []
     most = max(2, min(_FOR_MEANS, _PIXELS_FOR_MEANS // images.pixels(chosen.flagged[:1]).size))
     flagged = images.pixels(chosen.flagged[:most])
-    outline = None if trigger is None or is_whole(trigger) else trigger.bbox
+    outline = None if trigger is None else outline_of(trigger)
     found = []
     if chosen.kept:
         kept = images.pixels(chosen.kept[:most])

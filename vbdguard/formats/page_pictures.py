@@ -20,6 +20,8 @@ LARGEST = 128
 _LOSSLESS = 64
 """Up to this side no pixel is lost: small triggers would be."""
 _QUALITY = 82
+_LEAST_OUTLINE = 0.07
+"""Of the longest side: a box of a few pixels in a large image would be a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,22 @@ def is_whole(picture: TriggerPicture) -> bool:
     """Return whether a trigger's box is most of the image, so that it makes no sense to point at it."""
     _, _, height, width = picture.bbox
     return height * width > 0.5 * picture.mask.size
+
+
+def outline_of(picture: TriggerPicture) -> Box | None:
+    """Return the box to point at a trigger with: never too small to be seen, None where it is most of the image."""
+    if is_whole(picture):
+        return None
+    least = max(1, round(max(picture.mask.shape) * _LEAST_OUTLINE))
+    top, height = _widened(picture.bbox[0], picture.bbox[2], least, picture.mask.shape[0])
+    left, width = _widened(picture.bbox[1], picture.bbox[3], least, picture.mask.shape[1])
+    return top, left, height, width
+
+
+def _widened(start: int, length: int, least: int, limit: int) -> tuple[int, int]:
+    """Return the start and length of a stretch of at least `least` around the given one, between 0 and `limit`."""
+    wanted = min(max(length, least), limit)
+    return min(max(0, start - (wanted - length) // 2), limit - wanted), wanted
 
 
 def mean_difference(flagged: Pixels, kept: Pixels) -> Pixels:
