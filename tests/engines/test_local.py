@@ -15,7 +15,8 @@ from types import ModuleType
 
 import pytest
 
-from vbdguard.engines.local import WorkerDied, map_shards
+from vbdguard.engines.limits import Limits
+from vbdguard.engines.local import WorkerDied, Workers, map_shards
 from vbdguard.errors import ReadError
 
 FUNCTIONS = """
@@ -38,6 +39,12 @@ def refuse(x): raise ReadError("reason", f"detail {x}")
 def fail(x): raise ZeroDivisionError(f"item {x}")
 def size(x): return len(x)
 def sleep(x): Path(x).touch(); time.sleep(60)
+def hang(x):
+    while x == 1: pass
+    return x
+def grow(megabytes):
+    try: return len(bytearray(megabytes << 20))
+    except MemoryError: return "no memory"
 """
 
 
@@ -157,3 +164,77 @@ def test_that_script_would_fail_with_plain_multiprocessing(tmp_path: Path) -> No
         os.killpg(process.pid, signal.SIGKILL)
         process.stderr.close()
         process.wait()
+
+
+FEW = Limits(seconds=60, memory_bytes=512 << 20)
+
+
+def test_an_item_that_hangs_costs_itself_and_the_time_it_was_given(functions: ModuleType) -> None:
+    begun = time.monotonic()
+    with Workers(2, Limits(seconds=3, memory_bytes=1 << 30)) as workers:
+        done = dict(workers.map(functions.hang, list(range(6))))
+    assert {index: result for index, result in done.items() if index != 1} == {n: n for n in (0, 2, 3, 4, 5)}
+    assert done[1] == WorkerDied("the process that read it gave no answer within 3 seconds", "timeout")
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the system enforces RLIMIT_DATA")
+def test_an_item_that_needs_more_memory_than_it_may_have_gets_an_error_there(functions: ModuleType) -> None:
+    with Workers(2, FEW) as workers:
+        done = dict(workers.map(functions.grow, [1, 2000, 2]))
+    assert done == {0: 1 << 20, 1: "no memory", 2: 2 << 20}
+
+
+def test_with_limits_a_single_item_has_a_process_of_its_own_too(functions: ModuleType) -> None:
+    with Workers(1, FEW) as workers:
+        [(_, process)] = workers.map(functions.process, [1])
+    assert process != os.getpid()
+
+
+def test_the_same_processes_serve_one_map_after_another(functions: ModuleType) -> None:
+    with Workers(2) as workers:
+        first = {result for _, result in workers.map(functions.process, list(range(6)))}
+        assert dict(workers.map(functions.square, [1, 2])) == {0: 1, 1: 4}
+        second = {result for _, result in workers.map(functions.process, list(range(6)))}
+    assert first == second
+    assert len(first) == 2
+
+
+def test_a_map_that_was_given_up_leaves_no_answer_to_the_next(functions: ModuleType, tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        given_up = workers.map(functions.square, list(range(50)))
+        next(given_up)
+        given_up.close()
+        assert dict(workers.map(functions.size, ["a", "bb"])) == {0: 1, 1: 2}
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+PARENT = """
+import sys
+import functions
+from vbdguard.engines.local import map_shards
+list(map_shards(functions.sleep, sys.argv[1:], jobs=2))
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed_though_they_are_busy(tmp_path: Path) -> None:
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    marks = [tmp_path / "a", tmp_path / "b"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", PARENT, *marks], start_new_session=True, env=environ)
+    while not all(mark.exists() for mark in marks):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()  # the parent alone
+    process.wait()
+    deadline = time.monotonic() + 2
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
