@@ -148,6 +148,51 @@ def test_commands_are_refused(source: str) -> None:
         open_source(source)
 
 
+def test_commands_run_only_when_told_so(tmp_path: Path, tar: Callable[[str], Path]) -> None:
+    path, canary = tar("a.tar"), tmp_path / "canary"
+    source = open_source(f"pipe:touch {canary}; cat {path}", run_commands=True)
+    assert not canary.exists()
+    [shard] = source.shards
+    assert shard.digest() == TarShard(str(path), "a").digest()
+    assert [entry.key for entry in shard.read()] == ["command-000000/a", "command-000000/b"]
+    assert canary.exists()
+    with pytest.raises(ReadError, match="command-failed"):
+        list(open_source(f"pipe:cat {path}; exit 3", run_commands=True).shards[0].read())
+    with pytest.raises(SourceError, match="commands are not run"):
+        open_source([str(path), "pipe:cat x"], run_commands=True)
+
+
+@pytest.mark.parametrize(
+    "url", ["reference://x.json", "zip://a.tar", "ssh://host/a.tar", "simplecache://a", "dask://a", "github://a:b@c/d"]
+)
+def test_kinds_of_urls_that_do_more_than_fetch_bytes_are_refused(url: str) -> None:
+    with pytest.raises(SourceError, match="cannot open this kind of URL; expected one of .*s3"):
+        open_source(url)
+
+
+def test_url_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_aiohttp(*_: object) -> None:
+        raise ImportError("HTTPFileSystem requires aiohttp to be installed")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", without_aiohttp)
+    with pytest.raises(SourceError, match=r"pip install 'vbdguard\[http\]'"):
+        open_source("https://example.invalid/shards/")
+
+
+def test_folder_says_what_it_took_and_what_it_left(
+    tar: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tar("a.tar")
+    (tmp_path / "README.md").write_text("hello")
+    with caplog.at_level("WARNING"):
+        open_source(tmp_path)
+        assert not caplog.messages
+        (tmp_path / "more.zip").write_bytes(b"PK")
+        open_source(tmp_path)
+    [message] = caplog.messages
+    assert message.endswith("took 1 files, left README.md, more.zip")
+
+
 def test_missing_things_are_named(tmp_path: Path, tar: Callable[[str], Path]) -> None:
     tar("train-0.tar")
     with pytest.raises(SourceError, match=r"gone\.tar does not exist.*holds train-0\.tar"):

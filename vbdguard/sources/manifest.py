@@ -207,7 +207,11 @@ def _csv_rows(path: str, first: str, lines: Iterator[str]) -> Iterator[Entry]:
 
 
 def _header(line: str) -> list[str]:
-    fields = next(csv.reader(io.StringIO(line.strip("\r\n")), delimiter=_delimiter(line)), [])
+    """Return the names of the columns; none where the line cannot be CSV."""
+    try:
+        fields = next(csv.reader(io.StringIO(line.strip("\r\n")), delimiter=_delimiter(line)), [])
+    except csv.Error:
+        return []
     return [field.strip() for field in fields]
 
 

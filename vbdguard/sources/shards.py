@@ -12,7 +12,7 @@ from vbdguard.errors import NothingToScanError, SourceError
 from vbdguard.sources.base import Shard
 from vbdguard.sources.braces import expand_braces
 from vbdguard.sources.files import is_url, local_path
-from vbdguard.sources.remote import filesystem
+from vbdguard.sources.remote import check_url, filesystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ def expand(pattern: str) -> list[str]:
 
 def _matches(path: str) -> list[str]:
     if is_url(path):
+        check_url(path)
         return _remote_matches(path) if "*" in path else [path]  # a "?" begins the query of a URL
     is_pattern = glob.has_magic(path)
     if os.path.lexists(path):
