@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +76,34 @@ def test_exit_codes(
 ) -> None:
     scanner.report = request.getfixturevalue(name)
     assert run("shards/", *options).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "code", "word"),
+    [
+        ("incomplete", "0.1%", 0, "Accepted: 1 of 1,001 samples and 0 of 2 shards could not be read (0.0999 %)"),
+        ("incomplete", "0.1", 0, "Accepted: "),
+        ("incomplete", "0.09%", 2, "Not accepted: "),
+        ("poisoned_and_incomplete", "100%", 1, "Accepted: "),
+        ("clean", "5%", 0, None),
+    ],
+)
+def test_a_share_of_unreadable_samples_can_be_accepted(
+    name: str, allowed: str, code: int, word: str | None, scanner: FakeScanner, request: pytest.FixtureRequest
+) -> None:
+    scanner.report = request.getfixturevalue(name)
+    result = run("shards/", "--allow-unreadable", allowed)
+    assert result.exit_code == code
+    assert word in result.stdout if word else "ccepted" not in result.stdout
+    assert run("shards/", "--allow-unreadable", allowed, "--format", "json").stdout == scanner.report.to_json()
+
+
+@pytest.mark.parametrize("allowed", ["-1%", "101%", "many", "nan", "1%%"])
+def test_a_share_that_is_none_is_refused(allowed: str, scanner: FakeScanner) -> None:
+    result = run("shards/", "--allow-unreadable", allowed)
+    assert result.exit_code == 2
+    assert "expected a percentage from 0 to 100" in result.stderr
+    assert not scanner.calls
 
 
 @pytest.mark.parametrize(
@@ -163,9 +191,11 @@ def test_options_reach_the_scan(scanner: FakeScanner, tmp_path: Path) -> None:
     run(
         *("a.tar", "b.tar", "--preset", "paper", "--seed", "7", "--device", "cpu", "--image-size", "48x64"),
         *("--label-key", "id", "--jobs", "3", "--cache-dir", tmp_path, "--refresh"),
+        *("--shard-timeout", "60", "--worker-memory", "512"),
     )
     (call,) = scanner.calls
     expected = ScanConfig(preset="paper", seed=7, device="cpu", image_size=(48, 64), label_key="id", jobs=3)
+    expected = replace(expected, shard_timeout=60.0, worker_memory=512)
     assert call["config"] == expected
     assert call["source"] == ["a.tar", "b.tar"]
     assert (call["cache_dir"], call["use_cache"], call["refresh"]) == (tmp_path, True, True)
