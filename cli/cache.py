@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from vbdguard.cache import Cache, CacheInfo
 from vbdguard.escaping import printable
 
 from .options import parse_age
+
+if TYPE_CHECKING:
+    from vbdguard.config import FolderRule
 
 _directory = click.option(
     "--cache-dir",
@@ -69,14 +73,15 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
 @cache.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option("--label-key", metavar="KEY", help="As `vbdguard scan` takes it.")
-def key(sources: tuple[str, ...], label_key: str | None) -> None:
+@click.option("--folder-rule", type=click.Choice(["torchvision", "huggingface"]), help="Likewise.")
+def key(sources: tuple[str, ...], label_key: str | None, folder_rule: FolderRule | None) -> None:
     """Print a name for a CI cache of what a scan of SOURCE keeps: the same for the same shards and version.
 
     Every byte is hashed, nothing is decoded, and no torch is loaded.
     """
     from vbdguard.verification import shards_digest
 
-    click.echo(shards_digest(sources, label_key=label_key))
+    click.echo(shards_digest(sources, label_key=label_key, folder_rule=folder_rule))
 
 
 def _confirmed(found: CacheInfo, older_than: timedelta | None) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vbdguard.receipt import Receipt
 
 EXIT_CHANGED = 2
+_TERMS = ("preset", "seed", "image_size", "label_key", "folder_rule")
 
 
 def _terms(command: Any) -> Any:
@@ -28,6 +29,7 @@ def _terms(command: Any) -> Any:
         click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True),
         click.option("--image-size", metavar="N|HxW", callback=parse_image_size),
         click.option("--label-key", metavar="KEY"),
+        click.option("--folder-rule", type=click.Choice(["torchvision", "huggingface"])),
     )
 
 
@@ -35,7 +37,7 @@ def _terms(command: Any) -> Any:
     cls=SectionedCommand,
     sections={
         "What to check": ["receipt", "config"],
-        "Settings that the scan must have had": ["preset", "seed", "image_size", "label_key"],
+        "Settings that the scan must have had": list(_TERMS),
         "When to fail": GATE_SECTION,
         "What comes out": ["quiet"],
     },
@@ -91,7 +93,7 @@ def _tell_changes(receipt: Receipt, path: Path, sources: tuple[str, ...], option
     from vbdguard.verification import check_terms, compare
     from vbdguard.verification_words import change_lines
 
-    terms = ScanConfig(**{name: options[name] for name in ("preset", "seed", "image_size", "label_key")})
+    terms = ScanConfig(**{name: options[name] for name in _TERMS})
     check_terms(receipt, terms, path)
     named = sources or tuple(sources_from(receipt, path))
     differences = compare(receipt, named, progress=_progress(quiet=options["quiet"]))

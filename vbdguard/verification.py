@@ -20,7 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from vbdguard import __version__
-from vbdguard.config import ScanConfig
+from vbdguard.config import FolderRule, ScanConfig
 from vbdguard.errors import ReadError, ReceiptError, SourceError
 from vbdguard.ingest.reading import ShardReading
 from vbdguard.progress import Progress, Silent
@@ -28,7 +28,13 @@ from vbdguard.receipt import Receipt
 from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.opening import open_source
 
-_FLAGS = {"preset": "--preset", "image_size": "--image-size", "label_key": "--label-key", "seed": "--seed"}
+_FLAGS = {
+    "preset": "--preset",
+    "image_size": "--image-size",
+    "label_key": "--label-key",
+    "folder_rule": "--folder-rule",
+    "seed": "--seed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +89,34 @@ def compare(receipt: Receipt, sources: Sequence[str], *, progress: Progress | No
         SourceError: if a source cannot be understood, or is not there.
         NothingToScanError: if there is no shard in it.
     """
-    opened = _opened(sources, receipt.config.get("label_key"))
+    opened = _opened(sources, receipt.config.get("label_key"), receipt.config.get("folder_rule"))
     return _differences(receipt, _digests(opened, progress or Silent()))
 
 
-def shards_digest(sources: Sequence[str], *, label_key: str | None = None) -> str:
+def shards_digest(
+    sources: Sequence[str], *, label_key: str | None = None, folder_rule: FolderRule | None = None
+) -> str:
     """Return a hex digest of the content of all shards, whatever their order and names, and of vbdguard's version.
 
     Args:
         sources: what to read, as `vbdguard.scan` takes it.
         label_key: what holds the label.
+        folder_rule: whose rule labels a folder of images.
 
     Raises:
         SourceError: if a source cannot be understood, or a shard cannot be read.
     """
     digests = []
-    for name, digest in _digests(_opened(sources, label_key), Silent()):
+    for name, digest in _digests(_opened(sources, label_key, folder_rule), Silent()):
         if isinstance(digest, ReadError):
             raise SourceError(f"{name}: cannot be read: {digest}")
         digests.append(digest)
     return blake3("\n".join([__version__, *sorted(digests)]).encode("ascii")).hexdigest()
 
 
-def _opened(sources: Sequence[str], label_key: str | None) -> Source:
-    opened: Source = open_source(sources[0] if len(sources) == 1 else list(sources), label_key=label_key)
-    return opened
+def _opened(sources: Sequence[str], label_key: str | None, folder_rule: FolderRule | None) -> Source:
+    named = sources[0] if len(sources) == 1 else list(sources)
+    return open_source(named, label_key=label_key, folder_rule=folder_rule)
 
 
 def _digests(source: Source, progress: Progress) -> list[tuple[str, str | ReadError]]:

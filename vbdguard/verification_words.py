@@ -73,6 +73,7 @@ def _source_words(command: str, receipt: Receipt, sources: Sequence[str], path: 
         "--seed": receipt.seed or None,
         "--image-size": "x".join(map(str, config["image_size"])) if config.get("image_size") else None,
         "--label-key": config.get("label_key"),
+        "--folder-rule": config.get("folder_rule"),
     }
     flags = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     names = map(shlex.quote, sources or sources_from(receipt, path))
