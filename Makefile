@@ -6,9 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format format-check lint types wheel clean
+.PHONY: help install demo test check format format-check lint types wheel docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -41,8 +42,11 @@ wheel: $(INSTALLED_DEV) ## build the wheel, install it elsewhere and scan there
 	$(BIN)/python -m build --wheel --outdir dist
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
+docs: $(INSTALLED_DOCS) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove what was built, but not .venv
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,4 +57,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
