@@ -47,7 +47,7 @@ def report(file: Path, **options: Any) -> int:
       vbdguard report report.json                       as the scan printed it
       vbdguard report report.json -o report.html        the page with pictures
       vbdguard report report.json -o r.sarif -o r.md    several at once
-      vbdguard report report.json --format csv          the flagged samples on stdout
+      vbdguard report report.json --format csv          the flagged samples
       vbdguard report - --format github < report.json   in a GitHub job
 
     \b

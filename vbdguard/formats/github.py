@@ -78,7 +78,8 @@ def _file(report: ScanReport, places: Sequence[FlaggedPlace]) -> str:
     if not places:
         return ""
     path = place_path(report, max(places, key=lambda place: len(place.samples)).place)
-    return "" if is_url(path) or path.startswith(("/", "../")) else path
+    is_inside = path.isprintable() and not is_url(path) and not path.startswith(("/", "../"))
+    return path if is_inside else ""
 
 
 def _message(text: str) -> str:

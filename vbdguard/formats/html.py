@@ -129,6 +129,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=_shown,
     )
     environment.filters |= {"class_words": class_words, "percent": percent, "p_value": p_value_words}
