@@ -34,7 +34,7 @@ def showing_progress(console: Console, *, quiet: bool = False) -> Iterator[Progr
     """Yield a listener that shows a scan's stages on `console`, which should be that of stderr."""
     if quiet:
         yield Silent()
-    elif console.is_interactive:
+    elif console.is_interactive and not console.no_color:  # who wants no colour reads a log, or has it read out
         with _bars(console) as bars:
             yield BarProgress(bars)
     else:

@@ -297,7 +297,7 @@ def _time_words(report: ScanReport) -> str:
     parts = ", ".join(f"{stage.replace('_', ' ')} {report.timings[stage]:.1f}" for stage in stages)
     took = f"{seconds_words(total)} ({parts})" if parts else seconds_words(total)
     if report.from_cache:
-        return f"From the cache (--refresh scans again); the scan took {took}"
+        return f"From the cache (--refresh scans again); took {took}"
     return f"Took {took}"
 
 

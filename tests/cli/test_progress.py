@@ -47,6 +47,15 @@ def test_a_dumb_terminal_gets_lines_too() -> None:
     assert "3 done in" in shown(terminal=True, term="dumb")
 
 
+def test_without_colour_a_terminal_gets_lines_too() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, no_color=True, _environ={"TERM": "xterm-256color"})
+    with showing_progress(console) as progress:
+        work(progress)
+    assert len(file.getvalue().splitlines()) == 4
+    assert "\x1b" not in file.getvalue()
+
+
 def test_a_terminal_gets_a_bar() -> None:
     text = shown(terminal=True)
     assert "Reading the data" in text
