@@ -87,9 +87,16 @@ def exit_code(judgement: Judgement, options: Mapping[str, Any]) -> int:
 def gate_words(judgement: Judgement, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a reader has to know about the exit code: what is accepted, and why 0 comes out where poison is."""
     from vbdguard.gate import gate_lines
+    from vbdguard.wording import count_words
 
     yield from gate_lines(judgement)
-    if judgement.exit_code == 1 and options["exit_zero"]:
-        yield "Ends with 0 all the same: --exit-zero"
-    elif judgement.exit_code != 1 and judgement.passed_over:
+    if judgement.counting:
+        count = count_words(len(judgement.counting), "finding counts", "findings count")
+        end = "Ends with 0 all the same (--exit-zero)" if options["exit_zero"] else "Ends with 1"
+        wanted = "; what is wanted there can be accepted: vbdguard baseline --help" if not judgement.accepted else ""
+        yield f"{end}: {count} (--fail-on {options['fail_on']}){wanted}"
+        return
+    if judgement.passed_over:
         yield f"Does not fail on what was found: --fail-on {options['fail_on']}"
+    if not judgement.is_complete:
+        yield "Ends with 2: not everything could be read; --allow-unreadable accepts a share"

@@ -106,8 +106,8 @@ def test_poison_in_unchanged_data_fails_with_class_shards_counts_certainty_and_n
     ("options", "code", "words"),
     [
         (("--fail-on", "never"), 0, "Does not fail on what was found: --fail-on never"),
-        (("--exit-zero",), 0, "Ends with 0 all the same: --exit-zero"),
-        (("--fail-on", "suspicious"), 1, ""),
+        (("--exit-zero",), 0, "Ends with 0 all the same (--exit-zero): 1 finding counts (--fail-on poisoned)"),
+        (("--fail-on", "suspicious"), 1, "Ends with 1: 1 finding counts (--fail-on suspicious)"),
         (("--seed", "4"), 2, "seed 0 (now 4)"),
         (("--baseline", "none.json"), 2, "there is no baseline none.json"),
     ],
