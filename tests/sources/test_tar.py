@@ -264,7 +264,7 @@ def test_members_that_are_no_plain_files_are_told_and_the_rest_is_read(
 
 
 def test_shard_of_too_many_faults_is_not_read_to_its_end(write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vbdguard.sources.tar_notes.MAX_FAULTS", 3)
+    monkeypatch.setattr("vbdguard.sources.faults.MAX_FAULTS", 3)
     path = write_tar([(f"{n}.jpg", b"1") for n in range(9)])
     assert [reason for _, reason in told(path)] == ["no-label"] * 4 + ["too-many-faults"]
 

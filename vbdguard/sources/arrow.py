@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
+from vbdguard.sources.faults import within_faults
 from vbdguard.sources.files import file_digest, open_binary
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FILE_MAGIC = b"ARROW1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
 """What each message of a stream begins with; four bytes of its length follow."""
+END_MARK = STREAM_MAGIC + bytes(4)
 ROWS_PER_SLICE = 256
 MAX_BATCH = 512 << 20
 """Bytes of one record batch, which is held as a whole."""
@@ -57,13 +59,13 @@ class ArrowShard:
         with opened_arrow(self.path) as reader:
             image, label = sample_columns(reader.schema, self.label_key)
             try:
-                yield from self._rows(reader, image, label)
+                yield from within_faults(self._rows(reader, image, label))
             except ReadError as error:
                 yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
         if self._digest not in (None, file_digest(self.path)):
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
 
-    def _rows(self, reader: Any, image: str, label: str) -> Iterator[RawSample | Unreadable]:
+    def _rows(self, reader: _Reader, image: str, label: str) -> Iterator[RawSample | Unreadable]:
         columns = [name for name in (KEY_COLUMN, image, label) if reader.schema.names.count(name) == 1]
         row = 0
         for batch in _batches(reader, columns):
@@ -71,6 +73,39 @@ class ArrowShard:
                 part = batch.slice(start, ROWS_PER_SLICE)
                 yield from batch_samples(part, image, label, shard=self.name, first_row=row + start)
             row += batch.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """pyarrow's reader with the file that it reads."""
+
+    stream: BinaryIO
+    inner: Any
+    is_file: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        schema: pa.Schema = self.inner.schema
+        return schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all batches, then prove that the stream ended: without its end mark pyarrow takes a cut for the end.
+
+        Raises:
+            ReadError: "truncated", or "corrupt" where more stands behind the end.
+        """
+        if self.is_file:
+            for number in range(self.inner.num_record_batches):
+                yield self.inner.get_batch(number)
+            return
+        yield from self.inner
+        end = self.stream.tell()
+        self.stream.seek(max(0, end - len(END_MARK)))
+        if self.stream.read(len(END_MARK)) != END_MARK:
+            raise ReadError("truncated", "expected the mark at the end of an arrow stream, the file ends without it")
+        if self.stream.read(1):
+            raise ReadError("corrupt", "expected nothing behind the end of the stream, got more; write it anew")
 
 
 def arrow_class_names(paths: Sequence[str], label_key: str | None) -> dict[int, str] | None:
@@ -93,7 +128,7 @@ def arrow_class_names(paths: Sequence[str], label_key: str | None) -> dict[int, 
 
 
 @contextmanager
-def opened_arrow(path: str) -> Iterator[Any]:
+def opened_arrow(path: str) -> Iterator[_Reader]:
     """Yield a reader of the record batches of an arrow file or stream.
 
     Raises:
@@ -112,15 +147,15 @@ def opened_arrow(path: str) -> Iterator[Any]:
             reader = ipc.open_file(stream) if is_file else ipc.open_stream(stream)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise ReadError("corrupt", f"expected a whole arrow file: {error}") from error
-        yield reader
+        yield _Reader(stream, reader, is_file)
 
 
-def _batches(reader: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(reader: _Reader, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield the batches with some columns; each is checked first, since Arrow trusts the offsets in a file."""
     import pyarrow as pa
 
     try:
-        for batch in _all_batches(reader):
+        for batch in reader.batches():
             if batch.nbytes > MAX_BATCH:
                 raise ReadError("too-large", f"expected batches of at most {MAX_BATCH} bytes, got {batch.nbytes}")
             wanted = batch.select(columns)
@@ -130,11 +165,3 @@ def _batches(reader: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
         raise ReadError("corrupt", f"the arrow file is damaged: {error}") from error
     except MemoryError as error:
         raise ReadError("too-large", f"its rows do not fit into memory: {error}") from error
-
-
-def _all_batches(reader: Any) -> Iterator[pa.RecordBatch]:
-    if not hasattr(reader, "get_batch"):
-        yield from reader
-        return
-    for number in range(reader.num_record_batches):
-        yield reader.get_batch(number)

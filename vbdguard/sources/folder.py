@@ -162,7 +162,7 @@ def _folders(root: str) -> list[str]:
     if is_url(root):
         return []
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        return sorted(entry.name for entry in entries if Path(entry.path).is_dir())
 
 
 def _local_images(root: str) -> Iterator[str]:

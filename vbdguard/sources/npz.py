@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
+from vbdguard.sources.faults import within_faults
 from vbdguard.sources.files import file_digest, open_binary
 from vbdguard.sources.tar import MAX_CLASS_NAME, checked_label
 from vbdguard.sources.tar_members import MAX_MEMBER
@@ -80,8 +81,10 @@ class NpzShard:
                 header = _header(stream, images)
                 _check_images(header, len(classes), archive.getinfo(images).file_size)
                 try:
-                    yield from self._rows(stream, header, classes)
-                except (ReadError, *_DAMAGE) as error:
+                    yield from within_faults(self._rows(stream, header, classes))
+                except ReadError as error:
+                    yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
+                except _DAMAGE as error:
                     yield Unreadable(self.name, "corrupt", f"the array {images} is damaged: {error}", is_shard=True)
         if self._digest not in (None, file_digest(self.path)):
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")

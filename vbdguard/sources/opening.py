@@ -161,7 +161,7 @@ def _open_folder(root: str, names: tuple[str, ...], reading: Reading) -> Source:
         _tell_what_is_left(root, taken)
         return _open_files(taken, names, reading, missing_outputs(root))
     with os.scandir(root) as entries:
-        folders = sorted(entry.path for entry in entries if entry.is_dir())
+        folders = sorted(entry.path for entry in entries if Path(entry.path).is_dir())
     holders = [folder for folder in folders if _shards_in(folder)]
     if len(holders) == 1 and len(folders) == 1:  # the layout of a downloaded Hugging Face data set: data/*.parquet
         return _open_folder(holders[0], names, reading)
@@ -211,7 +211,10 @@ def _shards_in(root: str) -> dict[str, Kind]:
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     # A link that leads nowhere counts: a shard that is missing must not vanish from the scan.
-    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:  # a link to itself
+        return True
 
 
 def _one_kind(root: str, shards: dict[str, Kind]) -> list[str]:

@@ -14,6 +14,7 @@ from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
+from vbdguard.sources.faults import within_faults
 from vbdguard.sources.files import file_bytes, file_digest, file_size, head, open_binary
 from vbdguard.sources.pointers import pointer_error
 
@@ -26,6 +27,8 @@ MAX_BATCH = 128 << 20
 """Bytes of the rows that are held at a time."""
 MAX_CHUNK = 512 << 20
 """Bytes of one column in one row group, which pyarrow may hold as a whole."""
+MIN_ROW, MAX_SMALL_ROWS = 16, 10_000
+"""Bytes of a row, counted where there are more rows: no image is smaller, but one can stand in millions of rows."""
 MAX_HELD = 128 << 20
 """Bytes of a file that is held in memory to be hashed and read at once: its columns are not read in its order."""
 
@@ -89,7 +92,7 @@ class ParquetShard:
     def _entries(self, file: Any) -> Iterator[RawSample | Unreadable]:
         image, label = sample_columns(_schema(file), self.label_key)
         try:
-            yield from self._rows(file, image, label)
+            yield from within_faults(self._rows(file, image, label))
         except ReadError as error:
             yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
 
@@ -136,6 +139,11 @@ def rows_per_batch(file: Any) -> int:
     packed = sum(column.total_compressed_size for column in columns)
     unpacked = sum(column.total_uncompressed_size for column in columns)
     largest = max((column.total_uncompressed_size for column in columns), default=0)
+    if metadata.num_rows > MAX_SMALL_ROWS and packed < MIN_ROW * metadata.num_rows:
+        raise ReadError(
+            "bomb",
+            f"expected {MIN_ROW} bytes for a row at least, {metadata.num_rows} rows take {packed}; are all the same?",
+        )
     if largest > MAX_CHUNK or (unpacked > ALLOWANCE and unpacked > MAX_RATIO * packed):
         raise ReadError(
             "bomb",

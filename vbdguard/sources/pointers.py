@@ -88,7 +88,7 @@ class MissingShard:
 def missing_outputs(folder: str) -> tuple[MissingShard, ...]:
     """Return what the `.dvc` files in a folder stand for and what is not there, by path relative to the folder."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.endswith(".dvc") and entry.is_file())
+        names = sorted(entry.name for entry in entries if entry.name.endswith(".dvc") and Path(entry.path).is_file())
     missing: list[MissingShard] = []
     for name in names:
         outputs = _outputs(Path(folder, name)) or [name.removesuffix(".dvc")]

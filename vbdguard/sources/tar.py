@@ -19,6 +19,7 @@ from typing import BinaryIO
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.compression import UnpackingReader, compression_of
+from vbdguard.sources.faults import Faults
 from vbdguard.sources.files import BLOCK, HashingReader, file_digest, file_size, open_binary
 from vbdguard.sources.pointers import POINTER_BYTES, pointer_error
 from vbdguard.sources.tar_members import MAX_MEMBER, OtherMember, TarFile, iter_members
@@ -121,7 +122,7 @@ class TarShard:
 
     def _told(self, groups: Iterator[_Group | TarFile | OtherMember]) -> Iterator[TarPiece]:
         """Yield the pieces, and behind each what else is to be said of it."""
-        notes = TarNotes(self.name)
+        notes, faults = TarNotes(self.name), Faults()
         for group in groups:
             if isinstance(group, OtherMember):
                 piece = TarPiece("", (group,), notes.of_other(group))
@@ -133,10 +134,10 @@ class TarShard:
                     piece = replace(piece, entry=notes.of_unused(piece.members))
             yield piece
             if isinstance(piece.entry, Unreadable):
-                notes.count()
+                faults.count()
             for note in notes.of_group(piece.key, piece.members) if piece.entry is not None and piece.key else ():
                 yield TarPiece("", (), note)
-                notes.count()
+                faults.count()
 
     def _refuse_change(self, digest: str) -> None:
         if self._digest not in (None, digest):

@@ -25,6 +25,8 @@ MAX_HEADER_DATA = 1 << 20
 MAX_NAME = 4096
 """Characters of a member's name: longer ones exist on no system, and a million of them would fill the memory."""
 MAX_MEMBERS = 10_000_000
+RECORD = 20 * BLOCK
+"""What tar writes at least, so that an empty archive is this long."""
 _ZEROS = bytes(BLOCK)
 _LAYOUT = Struct("100s24x12s12x8sc188x155s12x")
 """Of a header: name, size, checksum, kind and prefix."""
@@ -149,6 +151,8 @@ def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator
             _skip(counted, padded, header.name)
         yield TarFile(header.name, header.size, data, span)
     _prove_end(counted)
+    if not count and counted.position > RECORD:
+        raise ReadError("corrupt", f"expected members, got {counted.position} zeros; was the file fetched as a whole?")
 
 
 def looks_like_tar(block: bytes) -> bool:

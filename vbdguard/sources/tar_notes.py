@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vbdguard.errors import ReadError
 from vbdguard.sources.base import Unreadable
 from vbdguard.sources.cutting import is_safe_name
 from vbdguard.sources.tar_members import OtherMember, TarFile
 
 IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
-MAX_FAULTS = 10_000
-"""Entries about one shard; behind them it is not read on. A report of millions of lines would say no more."""
 
 
 NOTES_ON_SAMPLES = frozenset({"unsafe-name", "repeated-key"})
@@ -32,20 +29,6 @@ class TarNotes:
     def __init__(self, shard: str) -> None:
         self._shard = shard
         self._seen: set[int] = set()
-        self._faults = 0
-
-    def count(self) -> None:
-        """Take notice of one more entry that is no sample.
-
-        Raises:
-            ReadError: "too-many-faults".
-        """
-        self._faults += 1
-        if self._faults > MAX_FAULTS:
-            raise ReadError(
-                "too-many-faults",
-                f"more than {MAX_FAULTS} of its entries are no samples, the rest is not read; see the reasons above",
-            )
 
     def of_group(self, key: str, members: Sequence[TarFile | OtherMember]) -> list[Unreadable]:
         """Return what is to be said of the members of one key, beside the sample that they are."""
