@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,24 @@ from rich.text import Text
 
 from vbdguard.escaping import printable
 
+_LOG_WIDTH = 120
+"""Of pipes and files, which have none: names should rather be whole than fit a narrow screen."""
+
 
 def make_console(*, stderr: bool = False, no_color: bool = False) -> Console:
     """Return a console on stdout or stderr that cannot fail on a character which the stream's encoding lacks."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    return Console(stderr=stderr, no_color=True if no_color else None, highlight=False, emoji=False, markup=False)
+    is_log = not stream.isatty() and not os.environ.get("COLUMNS")
+    return Console(
+        stderr=stderr,
+        width=_LOG_WIDTH if is_log else None,
+        no_color=True if no_color else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def _print_ending(console: Console, folder: Path | None, seconds: float) -> None
     source = "SOURCE" if folder is None else f"{folder}/poisoned"
     for command, words in (
         (f"vbdguard scan {source}", "shards, an image folder, parquet files or a pattern"),
-        (f"vbdguard scan {source} -o report.json", "keep the report"),
+        (f"vbdguard scan {source} -o report.html", "a page with pictures"),
         (f"vbdguard clean {source} DEST", "a copy without the poison, and a quarantine"),
         (f"vbdguard poison {source} DEST --trigger waves --blend-factor 0.2", "a drill with another attack"),
     ):

@@ -232,3 +232,12 @@ def test_a_stream_without_unicode_gets_spelled_characters_not_a_crash(
     render_verdict(report, console)
     sys.stdout.flush()
     assert rb"gr\xf6\xdfe3" in raw.getvalue()
+
+
+def test_a_log_is_wide_enough_for_whole_names_and_obeys_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert make_console().width == make_console(stderr=True).width == 120
+    monkeypatch.setenv("COLUMNS", "40")
+    assert make_console().width == 40
