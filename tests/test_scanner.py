@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 from PIL import Image
 
 from vbdguard.attacks.poison import Poisoned, poison_arrays
@@ -358,6 +359,75 @@ def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) ->
 def test_a_source_that_is_not_there_is_an_error_not_a_clean_verdict(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not there"):
         scan(str(tmp_path / "not there"), QUICK, cache_dir=tmp_path / "cache")
+
+
+def calmed(entry: dict[str, Any]) -> None:
+    for row in entry["report"]["classes"]:
+        row.update(poisoned=False, flagged=0, trigger=None)
+    entry["report"].update(verdict="clean", flagged=[])
+
+
+def under_the_checksum_of_the_report_alone(entry: dict[str, Any]) -> None:
+    calmed(entry)
+    entry["checksum"] = blake3(json.dumps(entry["report"], sort_keys=True).encode()).hexdigest()
+
+
+def one_flag_less(entry: dict[str, Any]) -> None:
+    gone = entry["report"]["flagged"].pop()
+    row = next(row for row in entry["report"]["classes"] if row["label"] == gone["label"])
+    row["flagged"] -= 1
+
+
+@pytest.mark.parametrize("edit", [calmed, under_the_checksum_of_the_report_alone, one_flag_less])
+def test_a_report_edited_by_hand_is_computed_anew(
+    write: Write, tmp_path: Path, edit: Callable[[dict[str, Any]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = str(write())
+    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    [path] = (tmp_path / "cache" / "reports").glob("*.json")
+    entry = json.loads(path.read_bytes())
+    edit(entry)
+    path.write_text(json.dumps(entry))
+    again = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    assert (again.verdict, again.from_cache) == ("poisoned", False)
+    assert timeless(again) == timeless(first)
+    assert "damaged and not used" in caplog.text
+
+
+def test_a_report_on_other_data_is_not_taken_for_this_one(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, other = str(write()), str(write("other", noise(60)))
+    scan(other, CALM, cache_dir=tmp_path / "theirs")
+    scan(data, QUICK, cache_dir=tmp_path / "ours")
+    [theirs], [ours] = ((tmp_path / name / "reports").glob("*.json") for name in ("theirs", "ours"))
+    ours.write_bytes(theirs.read_bytes())
+    assert scan(data, QUICK, cache_dir=tmp_path / "ours").verdict == "poisoned"
+    assert "the checksum does not match" in caplog.text
+
+
+def test_segments_in_each_others_places_are_read_anew(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = str(write())
+    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    one, two, _ = (tmp_path / "cache" / "segments").iterdir()
+    for source, target in ((one, tmp_path / "aside"), (two, one), (tmp_path / "aside", two)):
+        source.rename(target)
+    again = scan(data, QUICK, cache_dir=tmp_path / "cache", refresh=True)
+    assert timeless(again) == timeless(first)
+    assert caplog.text.count("or is that of another segment") == 2
+
+
+def test_a_report_of_another_version_is_computed_anew(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(write())
+    with monkeypatch.context() as older:
+        older.setattr("vbdguard.scanner.__version__", "0.0.1")
+        scan(data, QUICK, cache_dir=tmp_path / "cache")
+    assert not scan(data, QUICK, cache_dir=tmp_path / "cache").from_cache
+    assert scan(data, QUICK, cache_dir=tmp_path / "cache").from_cache
 
 
 def test_a_report_that_cannot_be_kept_is_given_all_the_same(
