@@ -61,7 +61,9 @@ def fuzz_tar(data: bytes) -> None:
     if all(isinstance(entry, RawSample) or entry.reason in NOTES_ON_SAMPLES for entry in entries):
         ours = [(entry.key.removeprefix("input/"), entry.image) for entry in entries if isinstance(entry, RawSample)]
         theirs = webdataset_images(data)
-        assert ours == theirs, f"we see {ours!r}, webdataset {theirs!r}"
+        if ours != theirs:
+            Path("crash-tar").write_bytes(data)
+            raise AssertionError(f"we see {[key for key, _ in ours]}, webdataset {[key for key, _ in theirs]}")
 
 
 def webdataset_images(data: bytes) -> list[tuple[str, bytes]]:

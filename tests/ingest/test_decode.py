@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -260,3 +262,38 @@ def test_size_comes_from_the_header_alone(encode: Callable[..., bytes]) -> None:
     assert image_size(data[:60]) == (40, 30)
     with pytest.raises(ReadError, match="undecodable"):
         image_size(b"text")
+
+
+def test_webp_is_held_to_half_the_pixels() -> None:
+    """Its decoder holds the picture several times: 9000 x 9000 of one colour are 3 kB, and 1.3 GB while decoding."""
+    data = saved(Image.new("L", (9000, 9000)), "WEBP", lossless=True)
+    assert len(data) < 10_000
+    with pytest.raises(ReadError, match=f"too-large: expected at most {decode.MAX_PIXELS // 2} pixels"):
+        image_size(data)
+
+
+WHOLE = {suffix: saved(Image.fromarray(RGB), suffix) for suffix in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")}
+
+
+@given(
+    st.sampled_from(sorted(WHOLE)),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_damage_gives_pixels_or_an_error_of_ours(suffix: str, edits: list[tuple[int, int]], is_cut: bool) -> None:
+    data = bytearray(WHOLE[suffix])
+    for place, value in edits:
+        data[place % len(data)] = value
+    if is_cut:
+        del data[edits[0][0] % len(data) if edits else len(data) // 2 :]
+    for image in decode_images([bytes(data)], (8, 8)):
+        assert isinstance(image, ReadError) or (image.shape == (8, 8, 3) and image.dtype == np.uint8)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_give_pixels_or_an_error_of_ours(data: bytes) -> None:
+    for magic in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0\x08\0\0\0", b"BM", b"P6 ", b"GIF89a", b"RIFF"):
+        [image] = decode_images([magic + data], (8, 8))
+        assert isinstance(image, ReadError) or image.shape == (8, 8, 3)

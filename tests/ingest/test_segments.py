@@ -146,7 +146,7 @@ def test_key_depends_on_everything_the_content_follows_from(monkeypatch: pytest.
         segment_key("ab", size=9, image_size=(9, 8), label_key=None),
         segment_key("ab", size=9, image_size=(8, 9), label_key="cls"),
     }
-    monkeypatch.setattr("vbdguard.ingest.decode.DECODE_RULE", "2")
+    monkeypatch.setattr("vbdguard.ingest.decode.DECODE_RULE", "other")
     keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))
     monkeypatch.setattr(segments, "SEGMENT_VERSION", 99)
     keys.add(segment_key("ab", size=9, image_size=(8, 9), label_key=None))

@@ -157,6 +157,16 @@ def test_negative_or_senseless_sizes_are_corrupt() -> None:
     assert names_and_reason(edited(BODY, senseless)) == ([], "corrupt")
 
 
+@pytest.mark.parametrize("place", [100, 108, 116, 136, 329, 337])
+def test_header_that_tarfile_takes_for_the_end_is_corrupt(place: int) -> None:
+    """Found by fuzzing: it ends there without a word because of a mode or an owner that is no octal number."""
+    second = 3 * BLOCK
+    data = BODY[:second] + edited(BODY[second:], lambda block: block.__setitem__(slice(place, place + 7), b"0001288"))
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
+        assert tar.getnames() == ["a.jpg"]
+    assert names_and_reason(data) == (["a.jpg"], "corrupt")
+
+
 def test_base_256_size_is_read() -> None:
     def change(block: bytearray) -> None:
         block[124:136] = b"\x80" + (700).to_bytes(11, "big")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Protocol
 
@@ -28,8 +29,8 @@ MAX_MEMBERS = 10_000_000
 RECORD = 20 * BLOCK
 """What tar writes at least, so that an empty archive is this long."""
 _ZEROS = bytes(BLOCK)
-_LAYOUT = Struct("100s24x12s12x8sc188x155s12x")
-"""Of a header: name, size, checksum, kind and prefix."""
+_LAYOUT = Struct("100s8s8s8s12s12s8sc172x8s8s155s12x")
+"""Of a header: name, mode, owner, group, size, time, checksum, kind, the two numbers of a device, and prefix."""
 _SKIP = 1 << 20
 
 _OLD_REGULAR = b"\0"
@@ -233,8 +234,10 @@ def _read_header(stream: Readable) -> _Header | None:
     if len(block) < BLOCK:
         what = f"the file ends {len(block)} bytes into a header" if block else "the file ends without them"
         raise ReadError("truncated", f"expected a member or two zero blocks as end of archive; {what}")
-    name, size, checksum, kind, prefix = _LAYOUT.unpack(block)
-    if not _checksum_holds(block, checksum):
+    name, mode, owner, group, size, time, checksum, kind, major, minor, prefix = _LAYOUT.unpack(block)
+    # tarfile takes a header for the end of the archive if any of these is no number.
+    are_numbers = all(map(_is_number, (mode, owner, group, time, major, minor)))
+    if not are_numbers or not _checksum_holds(block, checksum):
         raise ReadError("corrupt", f"expected a tar header, got a block that begins with {block[:16]!r}")
     path = _text(name)
     if prefix[0] and kind not in (b"L", b"K", b"S"):
@@ -273,6 +276,13 @@ def _number(field: bytes) -> int:
     if digits.strip(b"01234567"):
         raise ReadError("corrupt", f"expected an octal number in a tar header, got {field!r}")
     return int(digits, 8)
+
+
+@lru_cache(maxsize=4096)
+def _is_number(field: bytes) -> bool:
+    if field[0] in (0x80, 0xFF):
+        return True
+    return not field.split(b"\0", 1)[0].strip().strip(b"01234567")
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
