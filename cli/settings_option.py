@@ -48,7 +48,9 @@ def _load(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     settings = find_settings() if value is None else read_settings(Path(value))
     names = {option.removeprefix("--"): param.name for param in ctx.command.params for option in param.opts}
     for name in _READ_ONLY.get(ctx.command.name or "", ()):
-        del names[name]
+        names.pop(name, None)
+    if os.environ.get("VBDGUARD_CACHE"):
+        names.pop("cache-dir", None)  # what holds for this run wins over what holds for the project
     known = {name: setting for name, setting in settings.values.items() if name in names}
     ctx.default_map = {str(names[name]): setting for name, setting in known.items()}
     if settings.path is not None:

@@ -105,6 +105,15 @@ def test_a_shard_whose_target_is_gone_is_named(receipt: Receipt, data: Path) -> 
     assert found.missing == ()
 
 
+def test_a_pointer_to_data_that_were_not_fetched_says_how_to_fetch_them(receipt: Receipt, data: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
+    (data / "train-000002.tar").write_text(pointer)
+    found = compare(receipt, [str(data)])
+    assert found.changed == found.missing == ()
+    assert "train-000002.tar (git-lfs-pointer: " in found.unreadable[0]
+    assert "git lfs pull" in found.unreadable[0]
+
+
 def test_data_that_are_not_there_are_an_error(receipt: Receipt, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         compare(receipt, [str(tmp_path / "nowhere")])

@@ -27,6 +27,7 @@ from vbdguard.progress import Progress, Silent
 from vbdguard.receipt import Receipt
 from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.opening import open_source
+from vbdguard.sources.pointers import PointerShard
 
 _FLAGS = {
     "preset": "--preset",
@@ -137,6 +138,8 @@ def _digests(source: Source, progress: Progress) -> list[tuple[str, str | ReadEr
 def _digest(shard: Shard) -> str | ReadError:
     reading = ShardReading(shard)
     try:
+        if isinstance(shard, PointerShard):
+            next(shard.read())  # says what it is and how to fetch the data
         reading.hash()
     except ReadError as error:
         return error

@@ -201,6 +201,21 @@ def test_an_unknown_setting_ends_with_2_before_the_scan(clean: Path) -> None:
         assert "unknown setting 'fail_on'; did you mean 'fail-on'?" in result.stderr
 
 
+def test_the_environment_wins_over_a_file_and_what_is_typed_over_both(
+    clean: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cache_of(*arguments: str) -> Path | None:
+        place: Path | None = scan.make_context("scan", ["data", *arguments]).params["cache_dir"]
+        return place
+
+    (clean / "vbdguard.toml").write_text("cache-dir = 'from-file'\n")
+    assert cache_of() is None, "the environment is asked where the cache is opened"
+    assert cache_of("--cache-dir", "typed") == Path("typed")
+    monkeypatch.delenv("VBDGUARD_CACHE")
+    assert cache_of() == Path("from-file")
+    assert cache_of("--cache-dir", "typed") == Path("typed")
+
+
 def test_a_settings_file_with_a_bad_value_is_refused_as_if_typed(clean: Path) -> None:
     (clean / "vbdguard.toml").write_text("image-size = '3x'\n")
     result = run("scan", "data")
