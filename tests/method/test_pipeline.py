@@ -306,6 +306,16 @@ def test_the_paper_preset_reports_its_candidate_and_no_blend_factor(found_by_pap
     assert finding.trigger.mask[13:, 13:].any()
 
 
+def test_the_paper_preset_reports_the_gradient_that_led_to_its_trigger(found_by_paper: Detection, planted: Any) -> None:
+    for finding in found_by_paper.classes:
+        assert (finding.mean_gradient is not None) == finding.is_poisoned
+    finding = found_by_paper.classes[planted.target]
+    assert finding.mean_gradient is not None
+    assert finding.trigger is not None
+    strength = finding.mean_gradient.square().sum(0)
+    assert float(strength[finding.trigger.mask].mean()) > float(strength[~finding.trigger.mask].mean())
+
+
 def test_a_detector_that_did_not_learn_is_dropped(planted: Any) -> None:
     assert isinstance(PAPER.detector, DetectorConfig)
     unreachable = replace(PAPER, detector=replace(PAPER.detector, epochs=1, min_accuracy=1.01))
