@@ -115,3 +115,13 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, png: Png, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SourceError, match=r"pip install 'vbdguard\[parquet\]'"):
         read(path)
+
+
+def test_column_whose_name_is_no_text_is_corrupt(tmp_path: Path, png: Png) -> None:
+    """Found by fuzzing: pyarrow raises UnicodeDecodeError where names are asked for."""
+    path = write(tmp_path / "a.arrow", {"image": [png(0)], "label": [0], "column_x": [0]})
+    path.write_bytes(path.read_bytes().replace(b"column_x", b"column_\xf8"))
+    with pytest.raises(ReadError, match="corrupt"):
+        read(path)
+    with pytest.raises(ReadError, match="corrupt"):
+        list(open_source(path).shards[0].read())

@@ -14,6 +14,7 @@ import pytest
 
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.opening import open_source
 from vbdguard.sources.parquet import ParquetShard, parquet_class_names
 
 Png = Callable[..., bytes]
@@ -138,3 +139,13 @@ def test_a_file_that_is_too_large_to_be_held_is_hashed_in_a_pass_of_its_own(
     path = write(tmp_path / "t.parquet", {"image": [png(0)], "label": [0]})
     monkeypatch.setattr("vbdguard.sources.parquet.MAX_HELD", path.stat().st_size - 1)
     assert ParquetShard(str(path), path.name).size() is None
+
+
+def test_column_whose_name_is_no_text_is_corrupt(tmp_path: Path, png: Png) -> None:
+    """Found by fuzzing: pyarrow raises UnicodeDecodeError where names are asked for."""
+    path = write(tmp_path / "a.parquet", {"image": [png(0)], "label": [0], "column_x": [0]})
+    path.write_bytes(path.read_bytes().replace(b"column_x", b"column_\xf8"))
+    with pytest.raises(ReadError, match="corrupt"):
+        read(path)
+    with pytest.raises(ReadError, match="corrupt"):
+        list(open_source(path).shards[0].read())

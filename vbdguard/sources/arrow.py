@@ -11,7 +11,8 @@ from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.faults import within_faults
-from vbdguard.sources.files import file_digest, open_binary
+from vbdguard.sources.files import file_digest, head, open_binary
+from vbdguard.sources.pointers import pointer_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +57,8 @@ class ArrowShard:
             ReadError: "corrupt", "no-image-column", "no-label-column", "io-error", or "changed" where the bytes
                 are not those of `digest()`.
         """
+        if error := pointer_error(head(self.path), "an arrow file"):
+            raise error
         with opened_arrow(self.path) as reader:
             image, label = sample_columns(reader.schema, self.label_key)
             try:
@@ -136,7 +139,6 @@ def opened_arrow(path: str) -> Iterator[_Reader]:
         SourceError: if pyarrow is missing.
     """
     try:
-        import pyarrow as pa
         from pyarrow import ipc
     except ImportError as error:
         raise SourceError(f"{path}: arrow files need pyarrow; pip install 'vbdguard[parquet]'") from error
@@ -145,7 +147,7 @@ def opened_arrow(path: str) -> Iterator[_Reader]:
             is_file = stream.read(len(FILE_MAGIC)) == FILE_MAGIC
             stream.seek(0)
             reader = ipc.open_file(stream) if is_file else ipc.open_stream(stream)
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        except Exception as error:  # whatever the library makes of bytes that are no arrow file
             raise ReadError("corrupt", f"expected a whole arrow file: {error}") from error
         yield _Reader(stream, reader, is_file)
 
@@ -161,7 +163,7 @@ def _batches(reader: _Reader, columns: list[str]) -> Iterator[pa.RecordBatch]:
             wanted = batch.select(columns)
             wanted.validate(full=True)
             yield wanted
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         raise ReadError("corrupt", f"the arrow file is damaged: {error}") from error
     except MemoryError as error:
         raise ReadError("too-large", f"its rows do not fit into memory: {error}") from error

@@ -23,8 +23,15 @@ def sample_columns(schema: pa.Schema, label_key: str | None) -> tuple[str, str]:
     """Return the names of the image and the label column.
 
     Raises:
-        ReadError: "no-image-column", "no-label-column", or "ambiguous-column" if two bear one name.
+        ReadError: "no-image-column", "no-label-column", "ambiguous-column" if two bear one name, or "corrupt".
     """
+    try:
+        return _columns(schema, label_key)
+    except (UnicodeDecodeError, TypeError, ValueError) as error:  # names are whatever bytes the file holds
+        raise ReadError("corrupt", f"expected columns with names in UTF-8: {error}") from error
+
+
+def _columns(schema: pa.Schema, label_key: str | None) -> tuple[str, str]:
     found = [name for name in schema.names if schema.names.count(name) == 1 and _holds_images(schema.field(name).type)]
     usual = [name for name in IMAGE_COLUMNS if name in found] or found
     if len(usual) != 1:
@@ -64,9 +71,15 @@ def batch_samples(
         label: the label column's name.
         shard: what keys begin with.
         first_row: the number of the batch's first row in the file.
+
+    Raises:
+        ReadError: "corrupt".
     """
-    images, labels = batch.column(image).to_pylist(), batch.column(label).to_pylist()
-    keys = batch.column(KEY_COLUMN).to_pylist() if KEY_COLUMN in batch.schema.names else [None] * len(images)
+    try:
+        images, labels = batch.column(image).to_pylist(), batch.column(label).to_pylist()
+        keys = batch.column(KEY_COLUMN).to_pylist() if KEY_COLUMN in batch.schema.names else [None] * len(images)
+    except (UnicodeDecodeError, ValueError, OverflowError) as error:  # text that is none, a date of no calendar
+        raise ReadError("corrupt", f"expected values that can be read from row {first_row} on: {error}") from error
     for row, (one, value, given) in enumerate(zip(images, labels, keys, strict=True), first_row):
         key = f"{shard}/{row if given is None else given}"
         try:

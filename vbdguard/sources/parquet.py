@@ -165,7 +165,7 @@ def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
     try:
         yield from file.iter_batches(batch_size=rows_per_batch(file), columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
         raise ReadError("corrupt", f"the parquet file is damaged: {error}") from error
     except MemoryError as error:
         raise ReadError("bomb", f"its rows do not fit into memory: {error}") from error
@@ -184,13 +184,12 @@ def opened_parquet(path: str, content: bytes | None = None) -> Iterator[Any]:
         SourceError: if pyarrow is missing.
     """
     try:
-        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         raise SourceError(f"{path}: parquet needs pyarrow; pip install vbdguard[parquet]") from error
     with open_binary(path) if content is None else io.BytesIO(content) as stream:
         try:
             file = parquet.ParquetFile(stream, page_checksum_verification=True)
-        except (pa.ArrowException, OSError, MemoryError) as error:
+        except Exception as error:  # UnicodeDecodeError of names too, found by fuzzing
             raise ReadError("corrupt", f"expected a whole parquet file: {error}") from error
         yield file
