@@ -95,24 +95,32 @@ def report_flagging(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., S
 
 
 @pytest.fixture
-def known_data(
-    tmp_path: Path, own_cache: Path, report_flagging: Callable[..., ScanReport]
-) -> Callable[..., ScanReport]:
-    """A function that writes four shards of four samples, and keeps the report of a scan of them in the test's cache.
+def keep_report(own_cache: Path, report_flagging: Callable[..., ScanReport]) -> Callable[..., ScanReport]:
+    """A function that puts the report of `report_flagging` into the test's cache.
 
-    A scan of that folder then answers at once, in whatever process, and for real but for the findings.
+    A scan of that source then answers at once, in whatever process, and for real but for the findings.
     """
 
-    def make(folder: str = "data", flagged: Mapping[str, int | None] | None = None, *, seed: int = 0) -> ScanReport:
-        if not (tmp_path / folder).exists():
-            images = np.random.default_rng(seed).integers(0, 256, (16, 8, 8, 3), np.uint8)
-            samples = [RawSample(f"s{number:02d}", image, number % 2) for number, image in enumerate(images)]
-            write_shards(samples, tmp_path / folder, per_shard=4)
-        report = report_flagging(str(tmp_path / folder), flagged or {})
+    def keep(source: Any, flagged: Mapping[str, int | None]) -> ScanReport:
+        report = report_flagging(source, flagged)
         settings = ScanConfig()
-        judged = ingest(str(tmp_path / folder), store_dir=own_cache).judged
+        judged = ingest(source, store_dir=own_cache).judged
         key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
         Cache(own_cache).save_report(key, report)
         return report
+
+    return keep
+
+
+@pytest.fixture
+def known_data(tmp_path: Path, keep_report: Callable[..., ScanReport]) -> Callable[..., ScanReport]:
+    """A function that writes four shards of four samples, and keeps the report of a scan of them."""
+
+    def make(folder: str = "data", flagged: Mapping[str, int | None] | None = None, *, seed: int = 0) -> ScanReport:
+        if not (tmp_path / folder).exists():
+            images = np.random.default_rng(seed).integers(0, 256, (16, 16, 16, 3), np.uint8)
+            samples = [RawSample(f"s{number:02d}", image, number % 2) for number, image in enumerate(images)]
+            write_shards(samples, tmp_path / folder, per_shard=4)
+        return keep_report(str(tmp_path / folder), flagged or {})
 
     return make

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from vbdguard.attacks.poison import poison_arrays
-from vbdguard.cli.demo_data import DemoSet
+from vbdguard.report import ScanReport
 from vbdguard.settings import read_settings
-from vbdguard.sources.base import RawSample
-from vbdguard.sources.writing import write_shards
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ("README.md", "docs/index.md", "docs/guide.md", "docs/ci.md", "docs/python.md", "docs/faq.md")
 LEFT_OUT = re.compile(r"^(make|pip|pre-commit|git) |^vbdguard (demo|train)\b")
-CLASSES = (1, 4, 5, 9)
+POISON = {"train-000000.tar/s01": 0, "train-000002.tar/s09": None}
 
 
 @dataclass(frozen=True)
@@ -50,38 +47,27 @@ def lines_of(block: Block) -> list[str]:
     return [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
 
 
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A poisoned set as shards, and the same without poison as a folder of images."""
-    folder = tmp_path_factory.mktemp("sets")
-    drawn = [sample for sample in DemoSet(60, 0).samples() if sample.label in CLASSES]
-    crops = np.stack([np.asarray(sample.image) for sample in drawn])
-    images = crops.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4)).astype(np.uint8)
-    labels = [CLASSES.index(int(sample.label)) for sample in drawn]
-    poisoned = poison_arrays(images, labels, "color_grid", target=0)
-    rows = enumerate(zip(poisoned.images, poisoned.labels, strict=True))
-    samples = [RawSample(f"s{number:04d}", image, int(label)) for number, (image, label) in rows]
-    write_shards(samples, folder / "shards", per_shard=60, prefix="train")
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        into = folder / "images" / f"class{label}"
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    known_data: Callable[..., ScanReport],
+    keep_report: Callable[..., ScanReport],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The reader's folder: poison in shards/ and the same in data/, and images/ without; the cache knows them all."""
+    from torchvision.datasets import ImageFolder
+
+    folder = tmp_path / "reader"
+    known_data("reader/shards", POISON)
+    shutil.copytree(folder / "shards", folder / "data")
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        into = folder / "images" / f"class{number % 2}"
         into.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(into / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shared-cache")
-
-
-@pytest.fixture
-def place(sets: Path, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder: shards/, the same as data/, and images/."""
-    folder = tmp_path / "reader"
-    for name, source in (("shards", "shards"), ("data", "shards"), ("images", "images")):
-        shutil.copytree(sets / source, folder / name)
+    keep_report(str(folder / "images"), {})
+    keep_report(ImageFolder(str(folder / "images")), {})
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("VBDGUARD_CACHE", str(shared_cache))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     return folder
 
