@@ -43,7 +43,7 @@ wheel: $(INSTALLED_DEV) ## build the wheel, install it elsewhere and scan there
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 docs: $(INSTALLED_DOCS) ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove what was built, but not .venv
 	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output *.egg-info
