@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vbdguard.by_shard import flagged_places, place_path
 from vbdguard.escaping import printable
+from vbdguard.findings import findings_of
 from vbdguard.formats.trigger_picture import TriggerPicture
 from vbdguard.next_steps import next_steps
 from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
@@ -34,7 +35,7 @@ from .picture import draw_letters, draw_place, draw_trigger
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
 _MAX_CLASSES, _MAX_PICTURES, _MAX_SAMPLES, _MAX_SKIPPED = 20, 12, 5, 3
-_MAX_PLACES, _MAX_LABELS = 10, 3
+_MAX_PLACES, _MAX_LABELS, _MAX_NAMED = 10, 3, 5
 _MAX_VERBOSE = 50
 _BLIND_SPOTS = (
     "Looked for triggers that repeat across images (BadNets, Blended). VBD does not see clean-label poison, "
@@ -46,7 +47,7 @@ def render(report: ScanReport, console: Console, *, verbose: bool = False) -> No
     """Print a report; with `verbose` every class, more samples, and every setting."""
     render_verdict(report, console)
     _print_dataset(report, console, verbose=verbose)
-    if report.poisoned_classes or verbose:
+    if findings_of(report) or verbose:
         _print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
     if report.poisoned_classes:
         _print_triggers(report, console, verbose=verbose)
@@ -124,12 +125,17 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
             "-" if c.trigger is None else trigger_words(c.trigger, report.dataset.image_shape),
             "-" if c.trigger is None else blend_words(c.trigger),
         )
-    lines: list[RenderableType] = [table]
+    lines: list[RenderableType] = [table] if shown else []
     if any(c.p_value is not None for c in poisoned):
         lines.append(Text("p-value: chance of such evidence in a clean class", "dim"))
     if len(poisoned) > len(shown):
         lines.append(Text(f"{len(poisoned) - len(shown)} more poisoned classes: --verbose", "dim"))
-    if others := 0 if verbose else len(report.classes) - len(poisoned):
+    suspicious = [finding for finding in findings_of(report) if finding.rule == "suspicious-class"]
+    if suspicious:
+        named = ", ".join(f"{class_words(one)} (p {p_value_words(one.p_value)})" for one in suspicious[:_MAX_NAMED])
+        more = ", ..." if len(suspicious) > _MAX_NAMED else ""
+        lines.append(Text(f"suspicious, short of proof: {named}{more}", "yellow"))
+    if others := 0 if verbose else len(report.classes) - len(poisoned) - len(suspicious):
         lines.append(Text(f"{others} other {'class' if others == 1 else 'classes'}: nothing found", "dim"))
     return Group(*lines)
 

@@ -76,6 +76,14 @@ def test_the_log_names_the_shards_with_their_counts_and_classes(make_report: Mak
     assert ["p-value:", "chance", "of", "such", "evidence", "in", "a", "clean", "class"] in lines
 
 
+def test_a_suspicious_class_is_named_and_not_counted_with_the_others(clean: ScanReport) -> None:
+    classes = tuple(replace(one, p_value=0.004) if one.label == 2 else one for one in clean.classes)
+    text = plain(replace(clean, classes=classes))
+    assert "suspicious, short of proof: 2 thing2 (p 0.004)" in text
+    assert "9 other classes: nothing found" in text
+    assert "suspicious" not in plain(clean)
+
+
 def test_many_shards_are_cut_to_the_largest(make_report: MakeReport, make_trigger: Any) -> None:
     report = make_report({k: make_trigger() for k in range(12)}, classes=12, keys=lambda i: f"{i}/x", names=str)
     flagged = tuple(replace(sample, key=f"{n // 3:03d}/{n}") for n, sample in enumerate(report.flagged))

@@ -227,6 +227,12 @@ def test_the_histogram_counts_flagged_and_kept(stored: tuple[ScanReport, StoredI
     assert "kept no scores of kept samples" in render(poisoned, "html")
 
 
+def test_a_suspicious_class_is_named_and_not_called_clean(suspicious: ScanReport) -> None:
+    page = page_of(suspicious)
+    assert "class 2 thing2: p-value 0.004" in page.text
+    assert page.text.count("nothing found") == 9
+
+
 def test_an_accepted_finding_says_so(poisoned: ScanReport) -> None:
     (finding,) = findings_of(poisoned)
     assert "accepted by the baseline: a drill" in page_of(poisoned, Extras({finding.digest: "a drill"})).text

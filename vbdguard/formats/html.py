@@ -48,7 +48,7 @@ def render(report: ScanReport, extras: Extras) -> str:
             has_images=extras.images is not None,
             verdict=_verdict(report),
             steps=[step for step in next_steps(report) if not step.command.endswith("report.html")],  # this is it
-            suspicious=_suspicious(report),
+            suspicious=[finding for finding in findings_of(report) if finding.rule == "suspicious-class"],
             classes=report.classes[:_MOST_CLASSES],
             shards=_shards(report),
             more_shards=max(0, len(flagged_per_place(report)) - _MOST_SHARDS),
@@ -79,11 +79,6 @@ def _verdict(report: ScanReport) -> Mapping[str, str]:
         sentence = f"No trigger found in {size}, but not everything could be read. These data are not cleared."
         return {"kind": "incomplete", "word": "Incomplete", "sentence": sentence}
     return {"kind": "clean", "word": "Clean", "sentence": f"No trigger found in {size}."}
-
-
-def _suspicious(report: ScanReport) -> list[tuple[str, str]]:
-    found = [finding for finding in findings_of(report) if finding.rule == "suspicious-class"]
-    return [(class_words(finding), p_value_words(finding.p_value)) for finding in found[:_MOST_CLASSES]]
 
 
 def _shards(report: ScanReport) -> list[tuple[str, int]]:
