@@ -322,6 +322,18 @@ def test_a_directory_without_permission_says_what_to_do(tmp_path: Path, report: 
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes as POSIX has them")
+@pytest.mark.parametrize(("mode", "is_warned_of"), [(0o777, True), (0o775, False), (0o700, False)])
+@pytest.mark.parametrize("place", ["", "reports"])
+def test_a_cache_that_everybody_may_write_to_is_warned_of(
+    cache: Cache, caplog: pytest.LogCaptureFixture, mode: int, is_warned_of: bool, place: str
+) -> None:
+    cache.prepare()
+    (cache.directory / place).chmod(mode)
+    cache.warn_of_strangers()
+    assert ("every user of this machine may write" in caplog.text) == is_warned_of
+
+
 def test_a_full_disk_leaves_no_half_entry(cache: Cache, report: ScanReport, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.prepare()
 

@@ -20,6 +20,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,19 @@ class Cache:
             raise self._unusable(error) from error
         if not os.access(self._reports, os.W_OK | os.X_OK):
             raise self._unusable("no permission to write there")
+
+    def warn_of_strangers(self) -> None:
+        """Warn where every user of the machine may write: checksums show damage, but anybody can compute them."""
+        is_open = False
+        for place in (self.directory, *self._folders):
+            with contextlib.suppress(OSError):
+                is_open |= bool(place.stat().st_mode & stat.S_IWOTH)
+        if is_open and os.name == "posix":
+            logger.warning(
+                "%s: every user of this machine may write to this cache, and could put a clean verdict there; "
+                "run `chmod -R o-w` on it, or pass another --cache-dir",
+                self.directory,
+            )
 
     @staticmethod
     def report_key(dataset_digest: str, judged: str, settings: Mapping[str, Any], seed: int, version: str) -> str:

@@ -169,6 +169,7 @@ def opened_cache(directory: Path | str | None, *, use_cache: bool) -> Iterator[C
     if use_cache:
         cache = Cache(Path(directory) if directory is not None else None)
         cache.prepare()
+        cache.warn_of_strangers()
         yield cache
         return
     with tempfile.TemporaryDirectory(prefix="vbdguard-") as temporary:
