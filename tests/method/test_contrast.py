@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from vbdguard.config import ContrastConfig
-from vbdguard.method.contrast import NaturalVariation, Place, UsualContrasts, class_contrasts, find_places
+from vbdguard.method.contrast import ClassMeans, Place, UsualContrasts, find_places, natural_covariance
 from vbdguard.method.samples import Samples
 
 CONFIG = ContrastConfig()
@@ -48,20 +48,42 @@ def with_detail(contrasts: Tensor, label: int, row: int, column: int, height: fl
 
 
 @pytest.mark.parametrize("n_classes", [2, 4, 5])
-def test_contrasts_are_class_means_minus_their_median(n_classes: int) -> None:
+def test_contrasts_are_class_means_minus_the_mean_of_all_other_samples(n_classes: int) -> None:
     samples = drawn(0, n_classes=n_classes + 1)
     images, labels = samples.images.numpy().astype(np.float64), samples.labels.numpy()
-    means = np.stack([np.mean([x for x, y in zip(images, labels, strict=True) if y == k], 0) for k in range(n_classes)])
-    found = class_contrasts(samples)
+    expected = np.stack([images[labels == k].mean(0) - images[labels != k].mean(0) for k in range(n_classes)])
+    found = ClassMeans.of(samples).against_others()
     assert found.shape == (n_classes + 1, 6, 5, 3)
-    np.testing.assert_allclose(found[:-1].numpy(), means - np.median(means, axis=0), atol=1e-9)
+    np.testing.assert_allclose(found[:-1].numpy(), expected, atol=1e-9)
+    assert not found[-1].any()
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 5])
+def test_the_median_of_the_class_means_is_the_other_reference(n_classes: int) -> None:
+    samples = drawn(0, n_classes=n_classes + 1)
+    means = ClassMeans.of(samples)
+    found = means.against_median().numpy()
+    np.testing.assert_allclose(
+        found[:-1], means.means[:-1].numpy() - np.median(means.means[:-1].numpy(), axis=0), atol=1e-9
+    )
     assert not found[-1].any()
 
 
 def test_contrasts_do_not_depend_on_the_order_of_the_samples() -> None:
     samples = drawn(1)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(class_contrasts(samples), class_contrasts(samples.subset(order)))
+    assert torch.equal(ClassMeans.of(samples).against_others(), ClassMeans.of(samples.subset(order)).against_others())
+
+
+def test_the_echo_is_what_a_change_of_one_class_does_to_the_contrasts_of_the_others() -> None:
+    samples = drawn(2)
+    means = ClassMeans.of(samples)
+    changed = replace(means, means=means.means.clone())
+    changed.means[1] += 1.0
+    moved = (changed.against_others() - means.against_others())[:-1].flatten(1).mean(1)
+    torch.testing.assert_close(moved[[0, 2, 3]], -means.echo()[[0, 2, 3], 1])
+    assert float(moved[1]) == pytest.approx(1.0)
+    assert not means.echo().diagonal().any()
 
 
 @pytest.mark.parametrize("place", [(10, 10), (1, 1), (18, 6)])
@@ -69,7 +91,7 @@ def test_a_detail_that_no_other_class_has_ranks_first_however_low_it_is(place: t
     contrasts = with_detail(smooth_contrasts(0), 3, *place)
     assert float(smooth_contrasts(0).abs().max()) > 12
     scores = contrast_scores(contrasts, CONFIG)
-    best = find_places(scores[3], CONFIG)[0]
+    best = find_places(scores, None, CONFIG)[3][0]
     assert max(abs(best.row - place[0]), abs(best.column - place[1])) <= 2
     assert best.score == float(scores.max())
     assert best.score > 3 * float(scores[[label for label in range(CLASSES) if label != 3]].max())
@@ -80,9 +102,9 @@ def test_a_detail_in_every_class_is_found_in_every_class() -> None:
     contrasts = smooth_contrasts(1)
     for label in range(CLASSES):
         contrasts = with_detail(contrasts, label, 10, 2 + 2 * label)
-    scores = contrast_scores(contrasts, CONFIG)
+    places = find_places(contrast_scores(contrasts, CONFIG), None, CONFIG)
     for label in range(CLASSES):
-        best = find_places(scores[label], CONFIG)[0]
+        best = places[label][0]
         assert max(abs(best.row - 10), abs(best.column - 2 - 2 * label)) <= 2
 
 
@@ -122,14 +144,14 @@ def test_scores_do_not_depend_on_the_scale_of_the_contrasts(scale: float, seed: 
 def test_classes_that_do_not_differ_have_no_place(classes: int, size: tuple[int, int]) -> None:
     scores = contrast_scores(torch.zeros(classes, *size, 3, dtype=torch.float64), CONFIG)
     assert scores.shape == (classes, *size)
-    assert all(find_places(of_class, CONFIG) == [] for of_class in scores)
+    assert find_places(scores, None, CONFIG) == {}
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_places_are_the_highest_peaks_in_order(seed: int, at_most: int) -> None:
     scores = 4 * torch.rand(9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    found = find_places(scores, replace(CONFIG, places=at_most))
+    found = find_places(scores[None], None, replace(CONFIG, places=at_most)).get(0, [])
     peaks = []
     for row in range(9):
         for column in range(11):
@@ -139,12 +161,39 @@ def test_places_are_the_highest_peaks_in_order(seed: int, at_most: int) -> None:
     assert found == sorted(peaks, key=lambda place: -place.score)[:at_most]
 
 
-def test_natural_variation_is_the_covariance_of_the_other_classes_windows() -> None:
-    contrasts = smooth_contrasts(2)[:3, :9, :8]
-    found = NaturalVariation.of(contrasts, 4, natural_share=1.0).without(1)
+@pytest.mark.parametrize("classes", [3, 8])
+def test_the_echo_of_another_class_is_no_place(classes: int) -> None:
+    """The trigger of one class moves the mean of the others, and so shows in all contrasts."""
+    counts = torch.full((classes,), 100)
+    means = ClassMeans(counts, with_detail(smooth_contrasts(5)[:classes], 1, 10, 10, height=60.0))
+    scores = contrast_scores(means.against_others(), CONFIG)
+    assert all(float(of_class[8:13, 8:13].max()) > 2 * CONFIG.min_score for of_class in scores)
+    places = find_places(scores, means.echo(), CONFIG)
+    near = {k: [p for p in found if max(abs(p.row - 10), abs(p.column - 10)) <= 3] for k, found in places.items()}
+    assert [label for label, found in near.items() if found] == [1]
+
+
+def test_of_two_classes_each_is_the_others_echo_and_both_are_looked_at() -> None:
+    means = ClassMeans(torch.tensor([100, 100]), with_detail(smooth_contrasts(6)[:2], 0, 10, 10, height=60.0))
+    places = find_places(contrast_scores(means.against_others(), CONFIG), means.echo(), CONFIG)
+    assert sorted(places) == [0, 1]
+
+
+def test_many_windows_are_compared_by_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    contrasts = with_detail(smooth_contrasts(7), 3, 10, 10)
+    every = contrast_scores(contrasts, CONFIG)
+    monkeypatch.setattr("vbdguard.method.contrast._MOST_COMPARED", CLASSES * SIDE * SIDE // 2)
+    some = contrast_scores(contrasts, CONFIG)
+    assert not torch.equal(some, every)
+    assert find_places(some, None, CONFIG)[3][0].row == find_places(every, None, CONFIG)[3][0].row
+
+
+def test_natural_covariance_is_that_of_all_windows() -> None:
+    contrasts = smooth_contrasts(2)[:2, :9, :8]
+    found = natural_covariance(contrasts, 4, natural_share=1.0)
     windows = [
         contrasts[label, row : row + 4, column : column + 4].reshape(-1).numpy()
-        for label in (0, 2)
+        for label in range(2)
         for row in range(6)
         for column in range(5)
     ]
@@ -152,12 +201,27 @@ def test_natural_variation_is_the_covariance_of_the_other_classes_windows() -> N
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_natural_variation_leaves_the_sharpest_details_out() -> None:
+def test_natural_covariance_leaves_the_sharpest_details_out() -> None:
     plain, planted = smooth_contrasts(3), with_detail(smooth_contrasts(3), 5, 9, 9, height=200.0)
-    natural, seen = (NaturalVariation.of(contrasts, 5, 0.9).without(0) for contrasts in (plain, planted))
+    natural, seen = (natural_covariance(contrasts, 5, 0.9) for contrasts in (plain, planted))
     assert float(seen.trace()) < 1.2 * float(natural.trace())
-    assert float(NaturalVariation.of(planted, 5, 1.0).without(0).trace()) > 2 * float(natural.trace())
+    assert float(natural_covariance(planted, 5, 1.0).trace()) > 2 * float(natural.trace())
 
 
 def test_a_window_larger_than_the_image_is_cut_to_it() -> None:
-    assert NaturalVariation.of(smooth_contrasts(4)[:, :6, :4], 9, 0.9).without(0).shape == (6 * 4 * 3, 6 * 4 * 3)
+    assert natural_covariance(smooth_contrasts(4)[:, :6, :4], 9, 0.9).shape == (6 * 4 * 3, 6 * 4 * 3)
+
+
+def test_classes_without_the_one_in_question_hear_no_echo_of_it() -> None:
+    samples = drawn(3)
+    means = ClassMeans.of(samples)
+    changed = replace(means, means=means.means.clone())
+    changed.means[1] += 50.0
+    others = [label for label in range(len(means.counts)) if label != 1]
+    plain, loud = (found.leaving_out(1).against_others()[others] for found in (means, changed))
+    torch.testing.assert_close(plain, loud)
+
+
+def test_of_two_classes_none_can_be_left_out() -> None:
+    means = ClassMeans(torch.tensor([5, 5, 0]), smooth_contrasts(0)[:3])
+    assert means.leaving_out(0) is means

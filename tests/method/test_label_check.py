@@ -178,8 +178,11 @@ def check(
     *,
     own_share: float = 0.1,
     significance: float = SIGNIFICANCE,
+    purity: float = 1.0,
 ) -> Membership:
-    return membership(fit, bears_label, is_flagged, ~is_flagged, own_share=own_share, significance=significance)
+    return membership(
+        fit, bears_label, is_flagged, ~is_flagged, own_share=own_share, significance=significance, purity=purity
+    )
 
 
 def test_strangers_are_told_from_members() -> None:
@@ -188,6 +191,20 @@ def test_strangers_are_told_from_members() -> None:
     assert not members.is_stranger
     assert strangers.flagged < 0.2 < 0.8 < members.flagged
     assert members.flagged == pytest.approx(members.kept, abs=0.05)
+
+
+def test_members_among_the_flagged_do_not_acquit_the_rest() -> None:
+    """A faint trigger is told from none badly: three of five flagged samples are honest ones, as is to be expected."""
+    fit, bears_label, is_flagged = drawn(-4.0, flagged=100)
+    honest = np.flatnonzero(is_flagged)[:60]
+    fit[honest] = np.random.default_rng(1).normal(0, 1, len(honest))
+    impure, taken_as_pure = (check(fit, bears_label, is_flagged, purity=purity) for purity in (0.4, 1.0))
+    assert impure.is_stranger
+    assert not taken_as_pure.is_stranger
+    assert impure.flagged == pytest.approx(check(*drawn(-4.0)).flagged, abs=0.1)
+    assert impure.standard_error == pytest.approx(taken_as_pure.standard_error / 0.4)
+    assert impure.p_value == taken_as_pure.p_value
+    assert not check(*drawn(0.0), purity=0.4).is_stranger
 
 
 def test_the_p_value_is_that_of_scipy() -> None:

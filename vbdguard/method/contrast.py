@@ -10,6 +10,7 @@ The paper finds its suspects in the gradients of trained models (section 3.3.2),
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,10 @@ from vbdguard.method.samples import Samples
 _CHUNK = 1024
 _TRIMMING_ROUNDS = 5
 _RIDGE = 1e-6
-_MOST_WINDOWS = 20_000
+_MOST_WINDOWS, _MOST_COMPARED = 8_000, 500_000
 _PEAK = 5
+_ECHO = 3.0
+"""How much larger than expected an echo may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +39,70 @@ class Place:
     """Squared Mahalanobis distance per dimension: about 1 where nothing is special."""
 
 
-def class_contrasts(samples: Samples) -> Tensor:
-    """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
+@dataclass(frozen=True, slots=True)
+class ClassMeans:
+    """What the mean images of the classes say. It follows from sums over classes, whatever the order of the samples."""
 
-    The median does not know of a trigger that a few classes bear. Classes without samples get zeros.
-    """
-    counts = samples.labels.bincount(minlength=samples.n_classes).double()
-    sums = torch.zeros(samples.n_classes, samples.images[0].numel(), dtype=torch.float64, device=samples.device)
-    for images, labels in zip(samples.images.split(_CHUNK), samples.labels.split(_CHUNK), strict=True):
-        # Whole numbers below 2**24: exact in float32.
-        chosen = F.one_hot(labels, samples.n_classes).float()
-        sums += (chosen.T @ images.flatten(1).float()).double()
-    means = sums / counts.clamp_min(1)[:, None]
-    usual = means[counts > 0].quantile(0.5, dim=0)
-    return torch.where((counts > 0)[:, None], means - usual, 0.0).view(-1, *samples.images.shape[1:])
+    counts: Tensor
+    """int64 (K,): samples of each class."""
+    means: Tensor
+    """float64 (K, H, W, C): 0 where a class has no sample."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> ClassMeans:
+        """Add up the images of each class."""
+        counts = samples.labels.bincount(minlength=samples.n_classes)
+        sums = torch.zeros(samples.n_classes, samples.images[0].numel(), dtype=torch.float64, device=samples.device)
+        for images, labels in zip(samples.images.split(_CHUNK), samples.labels.split(_CHUNK), strict=True):
+            # Whole numbers below 2**24: exact in float32.
+            chosen = F.one_hot(labels, samples.n_classes).float()
+            sums += (chosen.T @ images.flatten(1).float()).double()
+        means = sums / counts.clamp_min(1)[:, None]
+        return cls(counts, means.view(-1, *samples.images.shape[1:]))
+
+    def without(self, label: int) -> Tensor:
+        """Return the mean image of all samples of the other classes, float64 (H, W, C); its own where it is alone."""
+        weights = self.counts.double()
+        weights[label] = 0
+        if not weights.any():
+            return self.means[label]
+        mean: Tensor = torch.tensordot(weights / weights.sum(), self.means, 1)
+        return mean
+
+    def leaving_out(self, label: int) -> ClassMeans:
+        """Return what the other classes say, or all of them where fewer than two would be left."""
+        counts = self.counts.clone()
+        counts[label] = 0
+        if int((counts > 0).sum()) < 2:
+            return self
+        return ClassMeans(counts, self.means)
+
+    def against_others(self) -> Tensor:
+        """Return mean image of each class minus that of all other samples, float64 (K, H, W, C).
+
+        As smooth as the means are, so that faint details stand out. What one class bears echoes in the others, weaker
+        and with the other sign (see `find_places`). Classes without samples get zeros.
+        """
+        contrasts = torch.stack([mean - self.without(label) for label, mean in enumerate(self.means)])
+        return self._of_classes_with_samples(contrasts)
+
+    def against_median(self) -> Tensor:
+        """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
+
+        The median does not know of a picture that a few classes bear all over their images, whose echo would make it
+        look usual; but it has a kink wherever two classes change places.
+        """
+        usual = self.means[self.counts > 0].quantile(0.5, dim=0)
+        return self._of_classes_with_samples(self.means - usual)
+
+    def _of_classes_with_samples(self, contrasts: Tensor) -> Tensor:
+        return torch.where((self.counts > 0).view(-1, 1, 1, 1), contrasts, 0.0)
+
+    def echo(self) -> Tensor:
+        """Return how much of what class j bears shows in the contrast of class k to all others, float64 (K, K)."""
+        counts = self.counts.double()
+        echo = counts[None, :] / (counts.sum() - counts)[:, None].clamp_min(1)
+        return echo.fill_diagonal_(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +123,21 @@ class UsualContrasts:
             contrasts: float64 (K, H, W, C), from `class_contrasts`.
             config: settings of stage 2.
         """
-        by_class = torch.stack([_windows(contrast, config.side) for contrast in contrasts])
-        x = by_class.flatten(0, 1)
-        is_natural = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        compared = _some(contrasts.shape[1] * contrasts.shape[2], _MOST_COMPARED // len(contrasts)).to(contrasts.device)
+        usual = cls._among(contrasts, config.side, [compared] * len(contrasts))
         for _ in range(_TRIMMING_ROUNDS):
-            distances = _distances(x, x[is_natural].T @ x[is_natural] / is_natural.sum())
-            is_natural = distances <= _quantile(distances, config.natural_share)
-        kept = by_class * is_natural.view(*by_class.shape[:2], 1)
-        return cls(config.side, is_natural.view(len(contrasts), -1).sum(1), kept.transpose(1, 2) @ kept)
+            covariance = usual.products.sum(0) / usual.counts.sum()
+            distances = torch.stack([_distances(x[compared], covariance) for x in _each_window(contrasts, config.side)])
+            is_natural = distances <= _quantile(distances.flatten(), config.natural_share)
+            usual = cls._among(contrasts, config.side, [compared[natural] for natural in is_natural])
+        return usual
+
+    @classmethod
+    def _among(cls, contrasts: Tensor, side: int, chosen: list[Tensor]) -> UsualContrasts:
+        """Learn from the chosen windows of each class."""
+        kept = (x[indices] for x, indices in zip(_each_window(contrasts, side), chosen, strict=True))
+        products = torch.stack([windows.T @ windows for windows in kept])
+        return cls(side, torch.tensor([len(indices) for indices in chosen], device=contrasts.device), products)
 
     def scores(self, contrast: Tensor, label: int) -> Tensor:
         """Return how little the other classes' windows explain the one around each pixel, float64 (H, W).
@@ -95,51 +155,49 @@ class UsualContrasts:
         return _distances(_windows(contrast, self.side), products / count).view(contrast.shape[:2])
 
 
-def find_places(scores: Tensor, config: ContrastConfig) -> list[Place]:
-    """Return the highest peaks of one class's scores (H, W), highest first."""
-    highest = F.max_pool2d(scores[None, None], _PEAK, stride=1, padding=_PEAK // 2)[0, 0]
-    peaks = ((scores == highest) & (scores > config.min_score)).nonzero()
-    values = scores[peaks[:, 0], peaks[:, 1]]
-    order = values.argsort(descending=True, stable=True)[: config.places]
-    return [Place(int(row), int(column), float(scores[row, column])) for row, column in peaks[order].tolist()]
+def find_places(scores: Tensor, echo: Tensor | None, config: ContrastConfig) -> dict[int, list[Place]]:
+    """Return the highest peaks of the classes' scores, highest first; classes without any are left out.
+
+    Args:
+        scores: float64 (K, H, W), of `UsualContrasts.scores`.
+        echo: float64 (K, K), of `ClassMeans.echo`: an echo of another class's peak is no place; None: there is none.
+        config: settings of stage 2.
+    """
+    highest = F.max_pool2d(scores[:, None], _PEAK, stride=1, padding=_PEAK // 2)[:, 0]
+    # Scores go with the square of a contrast. Of two classes each is the other's echo, and both are looked at.
+    echo_of = scores.new_zeros(len(scores), len(scores)) if echo is None else (_ECHO * echo.square()).clamp_max(0.5)
+    places = {}
+    for label, of_class in enumerate(scores):
+        heard = (echo_of[label, :, None, None] * highest).amax(0)
+        is_peak = (of_class == highest[label]) & (of_class > config.min_score) & (of_class > heard)
+        peaks = is_peak.nonzero()
+        values = of_class[peaks[:, 0], peaks[:, 1]]
+        order = values.argsort(descending=True, stable=True)[: config.places]
+        found = [Place(int(row), int(column), float(of_class[row, column])) for row, column in peaks[order].tolist()]
+        if found:
+            places[label] = found
+    return places
 
 
-@dataclass(frozen=True, slots=True)
-class NaturalVariation:
-    """How windows of natural class differences vary."""
+def natural_covariance(contrasts: Tensor, side: int, natural_share: float) -> Tensor:
+    """Return how windows of natural class differences vary, float64 (D, D), D = h w C.
 
-    windows: Tensor
-    """float64 (K, P, D): windows of each class's contrast; those with the sharpest details, where a trigger would be,
-    are 0."""
-    counts: Tensor
-    """int64 (K,): how many of each class are left."""
-    products: Tensor
-    """float64 (D, D): sum of their outer products over all classes."""
+    Args:
+        contrasts: float64 (K, H, W, C), of classes that bear no trigger at the place in question.
+        side: side of the windows in pixels, cut to the image.
+        natural_share: share of the windows, the smoothest, that is natural for sure.
+    """
+    height, width = (min(side, length) for length in contrasts.shape[1:3])
+    windows = contrasts.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3).flatten(0, 2)
+    detail = windows[_some(len(windows), _MOST_WINDOWS).to(windows.device)]
+    roughness = detail.diff(2, dim=1).abs().mean((1, 2, 3)) + detail.diff(2, dim=2).abs().mean((1, 2, 3))
+    kept = detail[roughness <= _quantile(roughness, natural_share)].flatten(1)
+    return kept.T @ kept / len(kept)
 
-    @classmethod
-    def of(cls, contrasts: Tensor, side: int, natural_share: float) -> NaturalVariation:
-        """Gather the windows.
 
-        Args:
-            contrasts: float64 (K, H, W, C).
-            side: side of the windows in pixels, cut to the image.
-            natural_share: share of the windows, the smoothest, that is natural for sure.
-        """
-        height, width = (min(side, length) for length in contrasts.shape[1:3])
-        windows = contrasts.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
-        step = max(1, windows.shape[0] * windows.shape[1] * windows.shape[2] // _MOST_WINDOWS)
-        detail = windows.flatten(1, 2)[:, ::step]  # neighbours say nearly the same
-        roughness = detail.diff(2, dim=2).abs().mean((2, 3, 4)) + detail.diff(2, dim=3).abs().mean((2, 3, 4))
-        is_natural = roughness <= _quantile(roughness.flatten(), natural_share)
-        kept = detail.flatten(2) * is_natural[..., None]
-        flat = kept.flatten(0, 1)
-        return cls(kept, is_natural.sum(1), flat.T @ flat)
-
-    def without(self, label: int) -> Tensor:
-        """Return the covariance over all classes but one, float64 (D, D)."""
-        own = self.windows[label]
-        count = int(self.counts.sum() - self.counts[label])
-        return (self.products - own.T @ own) / max(1, count)
+def _each_window(contrasts: Tensor, side: int) -> Iterator[Tensor]:
+    """Yield the windows of one class after the other: those of all together would take a hundred times the memory."""
+    return (_windows(contrast, side) for contrast in contrasts)
 
 
 def _windows(contrast: Tensor, side: int) -> Tensor:
@@ -147,6 +205,13 @@ def _windows(contrast: Tensor, side: int) -> Tensor:
     pad = side // 2
     padded = F.pad(contrast.permute(2, 0, 1)[None], (pad, pad, pad, pad), mode="reflect")[0]
     return padded.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
+
+
+def _some(n: int, most: int) -> Tensor:
+    """Return at most so many of n indices, the same ones whenever it is asked, int64, ascending."""
+    if n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 def _distances(x: Tensor, covariance: Tensor) -> Tensor:

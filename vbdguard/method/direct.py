@@ -1,8 +1,9 @@
 """Stages 1 to 6 of preset `default`: it looks at the samples before it trains anything.
 
     suspects      classes whose mean differs from all others' as no natural class does, and where
-                                                                        contrast, suspect_triggers
-    trigger       which samples carry something there, and what         mixture, suspect_triggers
+                                                                        contrast, level
+    trigger       which samples carry something there, and what; who else carries the same
+                                                                        mixture, common_trigger, suspect_triggers
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         label_check, strangers
     detector      a classifier of stamped and clean windows for each    window_detector
@@ -25,11 +26,12 @@ from torch import Tensor
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.detection import ClassFinding, Detection, StageClock
 from vbdguard.method.label_check import Membership
-from vbdguard.method.mixture import View, planted_trigger
+from vbdguard.method.level import image_levels
+from vbdguard.method.mixture import planted_trigger
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.strangers import Blind, find_strangers, memberships
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers, image_levels, other_samples
+from vbdguard.method.strangers import Blind, find_strangers, memberships, together
+from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers, other_samples
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, sharpen_trigger
 from vbdguard.method.window_detector import fit_window_detector
 from vbdguard.progress import Progress
@@ -46,7 +48,9 @@ def detect_direct(samples: Samples, config: DirectMethodConfig, *, seed: int, cl
     with clock("detector", len(strangers)) as listener:
         sharper = _train_detectors(samples, strangers, config, seed, listener)
     with clock("attack_check"):
-        judged = memberships(samples, sharper, blind, config, chances=len(sharper))
+        judged = together(
+            memberships(samples, sharper, [], blind, config, chances=len(sharper)), config, chances=len(sharper)
+        )
         accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
         is_flagged, posterior = _flags(samples, accused, config)
@@ -64,7 +68,7 @@ def _train_detectors(
 
     def judge(suspect: Suspect) -> Suspect:
         own, others, level = suspect.members, other_samples(samples, suspect.label, config, seed), suspect.level
-        view = View.of(level.samples.images, own, others, level.natural.without(suspect.label), suspect.window)
+        view = level.view(own, others, suspect.label, suspect.window)
         planted, best = suspect.planted, None
         for _ in range(config.detector.rounds + 1):
             generator = torch.Generator().manual_seed(seed)

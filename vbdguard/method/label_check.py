@@ -44,7 +44,10 @@ class Membership:
     """How well some samples of a class fit their label for a model that cannot see the trigger."""
 
     flagged: float
-    """Mean membership in [0, 1] of the flagged samples."""
+    """Mean membership of those flagged samples that do carry the trigger; about 0 to 1, an estimate may leave it."""
+    standard_error: float
+    """Of that mean."""
+    n_flagged: int
     kept: float
     """The same of the kept ones."""
     if_poisoned: float
@@ -106,6 +109,7 @@ def membership(
     *,
     own_share: float,
     significance: float,
+    purity: float = 1.0,
     boundary: float = 0.5,
 ) -> Membership:
     """Return whether flagged samples belong to the class that they are labelled as.
@@ -117,21 +121,25 @@ def membership(
         is_kept: bool (N,), samples of any class that no trigger flags.
         own_share: share of an attacker's samples that belong to the class anyway.
         significance: largest p-value of strangers.
+        purity: share of the flagged, above 0, that carry the trigger; the rest is like the kept.
         boundary: how far from strangers to members, 0 to 1, the flagged may lie and still be strangers.
     """
     kept, others = fit[bears_label & is_kept], fit[~bears_label & is_kept]
     if min(len(kept), len(others)) < _FEWEST_KEPT:
         # What all samples of a class have in common is a mark of the class. Nobody can tell an attack from it.
-        return Membership(1.0, 1.0, 0.0, 1.0, False, np.zeros_like(fit))
+        return Membership(1.0, 1.0, int(is_flagged.sum()), 1.0, 0.0, 1.0, False, np.zeros_like(fit))
     log_ratio = _log_ratios(kept, others, fit)
     member = 1 / (1 + np.exp(-log_ratio))
-    of_flagged, of_kept, of_others = (
+    of_all_flagged, of_kept, of_others = (
         float(member[chosen].mean()) for chosen in (is_flagged, bears_label & is_kept, ~bears_label & is_kept)
     )
     if_poisoned = own_share * of_kept + (1 - own_share) * of_others
+    of_flagged = of_kept + (of_all_flagged - of_kept) / purity
+    n_flagged = int(is_flagged.sum())
+    standard_error = float(member[is_flagged].std() / np.sqrt(n_flagged) / purity)
     p_value = float(mannwhitneyu(fit[is_flagged], kept, alternative="less").pvalue)
     is_stranger = of_flagged < if_poisoned + boundary * (of_kept - if_poisoned) and p_value < significance
-    return Membership(of_flagged, of_kept, if_poisoned, p_value, is_stranger, log_ratio)
+    return Membership(of_flagged, standard_error, n_flagged, of_kept, if_poisoned, p_value, is_stranger, log_ratio)
 
 
 def _log_ratios(kept: Floats, others: Floats, fit: Floats) -> Floats:

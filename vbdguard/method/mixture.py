@@ -62,16 +62,26 @@ class Mixture:
     window: Window
 
 
-def fit_mixture(view: View, config: MixtureConfig) -> Mixture | None:
-    """Return the likelier of two mixtures, one begun with the whole contrast and one with its sharp part, if any."""
-    fits = [fit for is_sharp in (False, True) if (fit := _fit(view, config, is_sharp=is_sharp)) is not None]
+def fit_mixture(view: View, config: MixtureConfig, expected: Floats | None = None) -> Mixture | None:
+    """Return the likeliest mixture, if any.
+
+    Args:
+        view: what to explain.
+        config: settings of stage 3.
+        expected: (h, w, C), the shift of the mean to begin with; None begins with what the class itself shows, once
+            with the whole contrast and once with its sharp part.
+    """
+    if expected is None:
+        starts = [_own_starts(view, is_sharp=is_sharp) for is_sharp in (False, True)]
+    else:
+        starts = [[_Start(expected.reshape(-1), _contrast(view, learned)) for learned in view.folds]]
+    fits = [fit for start in starts if (fit := _fit(view, config, start)) is not None]
     return max(fits, key=lambda fit: fit.gain, default=None)
 
 
 def planted_trigger(view: View, posterior: Floats) -> PlantedTrigger:
     """Return the trigger that weighted samples of the class show; weights (n,) in [0, 1], not all 0."""
-    weights = torch.from_numpy(posterior).to(view.own)
-    return _in_image(_shape_of(_look(view, weights), view.background), view)
+    return _in_image(_maximised(view, posterior, float(posterior.mean())).shape, view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +104,19 @@ class View:
     window: Window
 
     @classmethod
-    def of(cls, images: Tensor, own: Tensor, others: Tensor, natural: Tensor, window: Window) -> View:
+    def of(cls, images: Tensor, own: Tensor, others: Tensor, usual: Tensor, natural: Tensor, window: Window) -> View:
         """Cut windows out and centre them.
 
         Args:
             images: uint8 (N, H, W, C).
             own: int64 (n,), indices of the class's samples.
             others: int64 (m,), indices of samples of other classes.
-            natural: float64 (D, D), from `natural_covariance`, for the size of the window.
+            usual: float (H, W, C), mean image of all samples of other classes.
+            natural: float64 (D, D), from `NaturalVariation`, for the size of the window.
             window: where to look.
         """
         base = window.cut(images, others).flatten(1).float()
-        mean = base.mean(0)
+        mean = window.of_image(usual).flatten().float()
         base -= mean
         covariance = _numbers(base.T @ base / len(base))
         covariance[np.diag_indices_from(covariance)] += _PIXEL_NOISE
@@ -148,6 +159,18 @@ class _Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fit:
+    """One step of expectation maximisation."""
+
+    shape: _Shape
+    posterior: Floats
+    """(n,)."""
+    share: float
+    gain: float
+    """Nats."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Filter:
     """A matched filter for a shift of the mean."""
 
@@ -157,6 +180,16 @@ class _Filter:
     """Their median."""
     usual: Floats
     """(m,): their scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What one half of the class is first looked through for."""
+
+    direction: Floats
+    """(D,): shift of the mean, in any unit."""
+    contrast: Floats
+    """(D,): how far the mean of that half moved, grey levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,36 +206,52 @@ class _Half:
     """(bins,): density of scores with it."""
 
 
-def _fit(view: View, config: MixtureConfig, *, is_sharp: bool) -> Mixture | None:
-    halves = _start(view, is_sharp=is_sharp)
+def _fit(view: View, config: MixtureConfig, start: list[_Start]) -> Mixture | None:
+    halves = _start(view, start)
     if halves is None:
         return None
-    posterior, share, gain = _posterior(halves[0], halves[1], len(view.own))
-    best: tuple[float, Floats, float, _Shape] | None = None
+    posterior, share, _ = _posterior(halves[0], halves[1], len(view.own))
+    best: _Fit | None = None
     for round_number in range(config.rounds):
         if posterior.sum() < config.min_carriers:
             break
-        weights = torch.from_numpy(posterior).to(view.own)
-        shape = _shape_of(_look(view, weights), view.background)
-        posterior, share, gain = _posterior(_stamped_halves(view, weights, shape), share, len(view.own))
-        if best is None or gain > best[0]:
-            best = (gain, posterior, share, shape)
-        elif round_number >= 2 and gain < _CLEARLY_WORSE * best[0]:
+        fit = _maximised(view, posterior, share)
+        posterior, share = fit.posterior, fit.share
+        if best is None or fit.gain > best.gain:
+            best = fit
+        elif round_number >= 2 and fit.gain < _CLEARLY_WORSE * best.gain:
             break
     if best is None:
         return None
-    gain, posterior, share, shape = best
-    planted = _in_image(shape, view)
-    return Mixture(planted, posterior, share, gain, view.window)
+    return Mixture(_in_image(best.shape, view), best.posterior, best.share, best.gain, view.window)
 
 
-def _start(view: View, *, is_sharp: bool) -> tuple[list[_Half], float] | None:
+def _maximised(view: View, posterior: Floats, share: float) -> _Fit:
+    """Return what carriers show.
+
+    Whether the trigger hides what lies beneath is told by the variance that it leaves. A few carriers tell that
+    roughly, so it is taken back where the samples are much likelier without.
+    """
+    weights = torch.from_numpy(posterior).to(view.own)
+    seen = _look(view, weights)
+
+    def fit(*, may_hide: bool) -> _Fit:
+        shape = _shape_of(seen, view.background, may_hide=may_hide)
+        return _Fit(shape, *_posterior(_stamped_halves(view, weights, shape), share, len(posterior)))
+
+    first = fit(may_hide=True)
+    if not first.shape.is_opaque:
+        return first
+    other = fit(may_hide=False)
+    return other if first.gain < _CLEARLY_WORSE * other.gain else first
+
+
+def _start(view: View, starts: list[_Start]) -> tuple[list[_Half], float] | None:
     """Return the halves under the likeliest of a few shares; the class's contrast is then share times shift."""
     moves, usual, unstamped = [], [], []
-    for learned, judged in (view.folds, view.folds[::-1]):
-        contrast = _contrast(view, learned, is_sharp=is_sharp)
-        found = _filter(view, contrast, float(learned.sum()))
-        moves.append(float(found.weights @ contrast))
+    for start, learned, judged in zip(starts, view.folds, view.folds[::-1], strict=True):
+        found = _filter(view, start.direction, float(learned.sum()))
+        moves.append(float(found.weights @ start.contrast))
         usual.append(found.usual)
         unstamped.append(_half(view, found, judged, found.usual))
     best: tuple[float, float, list[_Half]] | None = None
@@ -270,13 +319,21 @@ def _log_ratios(half: _Half, share: float) -> Floats:
     return ratios
 
 
-def _contrast(view: View, fold: Tensor, *, is_sharp: bool) -> Floats:
-    """Return how the mean of one half of the class differs from other classes', (D,); sharp: without smooth parts."""
-    contrast = _numbers(fold @ view.own / fold.sum())
-    if not is_sharp:
-        return contrast
-    residual, mask = _sharp_part(contrast.reshape(view.background.shape))
-    return np.where(mask[..., None], residual, 0).reshape(-1)
+def _own_starts(view: View, *, is_sharp: bool) -> list[_Start]:
+    """Return what each half of the class shows; sharp: without smooth parts."""
+    starts = []
+    for learned in view.folds:
+        contrast = _contrast(view, learned)
+        if is_sharp:
+            residual, mask = _sharp_part(contrast.reshape(view.background.shape))
+            contrast = np.where(mask[..., None], residual, 0).reshape(-1)
+        starts.append(_Start(contrast, contrast))
+    return starts
+
+
+def _contrast(view: View, fold: Tensor) -> Floats:
+    """Return how the mean of one half of the class differs from other classes', (D,)."""
+    return _numbers(fold @ view.own / fold.sum())
 
 
 def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
@@ -294,12 +351,12 @@ def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
     )
 
 
-def _shape_of(seen: _Seen, background: Floats) -> _Shape:
+def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
     """Return where the trigger lies, how far it moves the mean, and its blend factor in closed form."""
     _, mask = _sharp_part(seen.contrast)
     lowest = float(seen.remaining.min())
-    is_opaque = lowest < _OPAQUE
-    if lowest < _PARTLY:
+    is_opaque = may_hide and lowest < _OPAQUE
+    if may_hide and lowest < _PARTLY:
         thinned = seen.remaining < (lowest + float(np.median(seen.remaining))) / 2
         mask = thinned if is_opaque else mask | thinned
     shift = _shift(seen, mask, is_opaque=is_opaque)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import combine_pvalues
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.label_check import Membership, blind_fits, membership
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect
-from vbdguard.progress import Progress, Silent
+from vbdguard.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,28 @@ _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 
 
+_FEWEST_KIN, _KIN_GAIN, _KIN_MISFIT = 3, 50.0, 2.33
+"""How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, and the
+standard errors by which its own carriers may lie on the side of members."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blind:
     """What models that see no trigger say of every sample."""
 
-    fits: NDArray[np.float64]
-    """(N, L): log-probability of the labels that are suspect."""
-    column: Mapping[int, int]
+    fits: Mapping[int, NDArray[np.float64]]
+    """For each label that is suspect, the log-probability of that label, (N,)."""
     likeliest: Tensor
-    """int64 (N, 2): the two likeliest labels."""
+    """int64 (N, 2): the two likeliest labels of samples that bear a suspect label."""
+
+    def updated(self, newer: Blind, labels: Tensor, keep: Set[int]) -> Blind:
+        """Return this with what newer models say of other labels than those to keep; labels are int64 (N,).
+
+        The models of the round in which a class was accused could not see its trigger; newer ones can.
+        """
+        fits = {label: fit for label, fit in newer.fits.items() if label not in keep}
+        is_new = torch.isin(labels, labels.new_tensor(list(fits)))
+        return Blind({**self.fits, **fits}, torch.where(is_new[:, None], newer.likeliest, self.likeliest))
 
 
 def find_strangers(
@@ -43,37 +57,38 @@ def find_strangers(
     """Return the suspects whose carriers do not belong to their class, and what models without triggers see.
 
     Only so much of an image can be painted over. The suspects with the most gain come first; where some found no room,
-    another round follows for them, without those that turned out harmless: else a few loud marks would hide a trigger.
+    another round follows for them.
     """
-    strangers: list[Suspect] = []
-    waiting = sorted(suspects, key=lambda found: -found.gain)
-    blind = _look_without_triggers(samples, [], config, seed, Silent())
+    found: list[tuple[Suspect, Membership]] = []
+    waiting = sorted(suspects, key=lambda suspect: -suspect.gain)
+    blind = Blind({}, samples.labels.new_zeros(len(samples), 2))
     for _ in range(config.label_check.rounds):
         if not waiting:
             break
-        shown, waiting = _with_room(strangers, waiting, config)
-        blind = _look_without_triggers(samples, shown, config, seed, progress)
-        judged = memberships(samples, shown, blind, config, chances=len(suspects))
-        strangers += [found for found, fit in judged if fit.is_stranger and all(found is not s for s in strangers)]
+        shown, waiting = _with_room(waiting, config)
+        strangers = [suspect for suspect, fit in found if fit.is_stranger]
+        newer = _look_without_triggers(samples, shown, strangers, config, seed, progress)
+        blind = blind.updated(newer, samples.labels, keep={suspect.label for suspect in strangers})
+        found += memberships(samples, shown, strangers, newer, config, chances=len(suspects))
+        found = together(found, config, chances=len(suspects))
     for suspect in waiting:
         log.info("class %d: a pattern of %d pixels was not looked into", suspect.label, int(suspect.extent.sum()))
-    return strangers, blind
+    for suspect, fit in found:
+        log.info("class %d: %s", suspect.label, _words(suspect, fit))
+    return [suspect for suspect, fit in found if fit.is_stranger], blind
 
 
-def _with_room(
-    painted: list[Suspect], waiting: list[Suspect], config: DirectMethodConfig
-) -> tuple[list[Suspect], list[Suspect]]:
-    """Return the suspects that can be painted over together (at least one of those that wait), and those that cannot.
+def _with_room(waiting: list[Suspect], config: DirectMethodConfig) -> tuple[list[Suspect], list[Suspect]]:
+    """Return the suspects that can be painted over together, at least one, and those that cannot.
 
     A trigger that covers too much is not painted over (see `label_check`), so it needs no room.
     """
-    chosen, left = list(painted), []
+    chosen: list[Suspect] = []
+    left: list[Suspect] = []
     union = torch.zeros_like(waiting[0].extent)
-    for suspect in painted:
-        union = union if suspect.is_wide else union | suspect.extent
     for suspect in waiting:
         wider = union if suspect.is_wide else union | suspect.extent
-        if len(chosen) > len(painted) and float(wider.float().mean()) > config.label_check.max_blanked:
+        if chosen and float(wider.float().mean()) > config.label_check.max_blanked:
             left.append(suspect)
         else:
             union = wider
@@ -82,28 +97,46 @@ def _with_room(
 
 
 def _look_without_triggers(
-    samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int, progress: Progress
+    samples: Samples,
+    suspects: list[Suspect],
+    strangers: list[Suspect],
+    config: DirectMethodConfig,
+    seed: int,
+    progress: Progress,
 ) -> Blind:
+    """Return what models see that learn from no carrier of the strangers, nor of a wide suspect, and see no other."""
     labels = sorted({suspect.label for suspect in suspects})
-    if not labels:
-        return Blind(np.zeros((len(samples), 0)), {}, samples.labels.new_zeros(len(samples), 2))
     small = [suspect.extent for suspect in suspects if not suspect.is_wide]
     is_hidden = torch.zeros_like(samples.labels, dtype=torch.bool)
-    for suspect in suspects:
-        if suspect.is_wide:
-            is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
+    for suspect in (*strangers, *(suspect for suspect in suspects if suspect.is_wide)):
+        is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
     fits = blind_fits(samples, small, labels, is_hidden, config.label_check, seed=seed, progress=progress)
-    columns = {label: i for i, label in enumerate(labels)}
-    return Blind(fits.log_probability.double().cpu().numpy(), columns, fits.likeliest)
+    columns = fits.log_probability.double().cpu().numpy()
+    return Blind({label: columns[:, i] for i, label in enumerate(labels)}, fits.likeliest)
 
 
 def memberships(
-    samples: Samples, suspects: list[Suspect], blind: Blind, config: DirectMethodConfig, *, chances: int
+    samples: Samples,
+    suspects: list[Suspect],
+    strangers: list[Suspect],
+    blind: Blind,
+    config: DirectMethodConfig,
+    *,
+    chances: int,
 ) -> list[tuple[Suspect, Membership]]:
-    """Return for each suspect whether the samples that carry its trigger belong to their class."""
+    """Return for each suspect whether the samples that carry its trigger belong to their class.
+
+    Args:
+        samples: the training set.
+        suspects: those asked for.
+        strangers: others whose carriers are no honest samples either.
+        blind: what models without their triggers see.
+        config: all settings.
+        chances: how many suspects might be accused by accident.
+    """
     labels = samples.labels.cpu().numpy()
     flagged = [suspect.flagged_among(len(samples)) for suspect in suspects]
-    is_kept = ~np.any(flagged, axis=0) if flagged else np.ones(len(samples), dtype=np.bool_)
+    is_kept = ~np.any([*flagged, *(stranger.flagged_among(len(samples)) for stranger in strangers)], axis=0)
     sharp = sum(suspect.is_sharp(_SHARP_GAIN) for suspect in suspects)
     judged = []
     for suspect, is_flagged in zip(suspects, flagged, strict=True):
@@ -111,23 +144,59 @@ def memberships(
             continue
         is_sharp = suspect.is_sharp(_SHARP_GAIN) and not suspect.is_wide
         fit = membership(
-            blind.fits[:, blind.column[suspect.label]],
+            blind.fits[suspect.label],
             labels == suspect.label,
             is_flagged,
             is_kept,
+            purity=suspect.purity,
             own_share=1 / samples.n_classes,
             # As many chances for an accident as there are suspects of a kind (Bonferroni).
             significance=_SHARP_SIGNIFICANCE / sharp if is_sharp else config.label_check.significance / chances,
             boundary=_SHARP_BOUNDARY if is_sharp else 0.5,
         )
-        log.info("class %d: %s", suspect.label, _words(suspect, int(is_flagged.sum()), fit))
         judged.append((suspect, fit))
     return judged
 
 
-def _words(suspect: Suspect, flagged: int, fit: Membership) -> str:
+def together(
+    judged: list[tuple[Suspect, Membership]], config: DirectMethodConfig, *, chances: int
+) -> list[tuple[Suspect, Membership]]:
+    """Return the judgement with classes that share a trigger judged together, where few samples prove nothing alone.
+
+    A pattern of one class does not turn up at another place in other classes. If the carriers of all these classes are
+    strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, (suspect, _) in enumerate(judged):
+        if suspect.kin is not None and suspect.gain >= _KIN_GAIN:
+            groups.setdefault(suspect.kin, []).append(i)
+    result = list(judged)
+    for group in groups.values():
+        fits = [judged[i][1] for i in group]
+        if len({judged[i][0].label for i in group}) < _FEWEST_KIN:
+            continue
+        counts = np.array([fit.n_flagged for fit in fits], dtype=np.float64)
+        p_value = float(combine_pvalues([fit.p_value for fit in fits], "stouffer", np.sqrt(counts)).pvalue)
+        missing = counts @ [fit.kept - fit.flagged for fit in fits]
+        expected = counts @ [fit.kept - fit.if_poisoned for fit in fits]
+        log.info(
+            "trigger of %d classes: misfit %.2f of what poison has, p %.2g", len(fits), missing / expected, p_value
+        )
+        if missing > expected / 2 and p_value < config.label_check.significance / chances:
+            for i in group:
+                suspect, fit = judged[i]
+                middle = (fit.kept + fit.if_poisoned) / 2
+                if not fit.is_stranger and fit.flagged - _KIN_MISFIT * fit.standard_error < middle:
+                    result[i] = suspect, replace(fit, is_stranger=True, p_value=p_value)
+    return result
+
+
+def _words(suspect: Suspect, fit: Membership) -> str:
     covers = f"{int(suspect.extent.sum())} pixels{', not painted over' if suspect.is_wide else ''}"
+    kin = "" if suspect.kin is None else f", trigger {suspect.kin}"
     return (
-        f"{covers}, gain {suspect.gain:.0f}, {flagged} flagged, membership {fit.flagged:.2f} "
+        f"{covers}{kin}, gain {suspect.gain:.0f}, {fit.n_flagged} flagged ({suspect.purity:.2f} pure), "
+        f"membership {fit.flagged:.2f} +- {fit.standard_error:.2f} "
         f"(kept {fit.kept:.2f}, if poisoned {fit.if_poisoned:.2f}), p {fit.p_value:.2g}"
+        f"{': strangers' if fit.is_stranger else ''}"
     )

@@ -5,7 +5,6 @@ The images are looked at as they are, where small patches stand out, and coarse,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.contrast import NaturalVariation, Place, UsualContrasts, class_contrasts, find_places
-from vbdguard.method.mixture import Mixture, PlantedTrigger, View, fit_mixture
+from vbdguard.method.common_trigger import Template, common_templates, expected_elsewhere
+from vbdguard.method.level import Level
+from vbdguard.method.mixture import Mixture, PlantedTrigger, fit_mixture
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.trigger import TriggerCandidate
@@ -27,58 +27,14 @@ _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
-_COARSE_GAIN, _LEAST_COARSE_GAIN = 1.0, 200.0
-"""Log-likelihood (nats), per carrier and in all, that a trigger must explain in coarse images."""
 _WIDE_GAIN = 1000.0
 """The same in all where a trigger is too wide to be painted over. Its carriers are kept from the models then, and
 natural samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 """Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
+_COMMON_GAIN = 200.0
+"""Log-likelihood (nats) from which on a trigger is looked for in all classes."""
 _CHUNK = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """The images at one size: as they are, where small patches stand out, or coarse, where whole pictures do."""
-
-    samples: Samples
-    image_size: tuple[int, int]
-    """Height and width of the whole images."""
-    usual: UsualContrasts
-    natural: NaturalVariation
-    places: Mapping[int, list[Place]]
-    """Where each suspicious class looks unlike the others."""
-    side: int
-    """Of the windows of stage 3."""
-
-    @classmethod
-    def of(cls, samples: Samples, image_size: tuple[int, int], config: DirectMethodConfig, side: int) -> Level:
-        """Look for suspicious places."""
-        contrasts = class_contrasts(samples)
-        usual = UsualContrasts.of(contrasts, config.contrast)
-        scores = (usual.scores(contrast, label) for label, contrast in enumerate(contrasts))
-        places = {i: found for i, of_class in enumerate(scores) if (found := find_places(of_class, config.contrast))}
-        natural = NaturalVariation.of(contrasts, side, config.contrast.natural_share)
-        return cls(samples, image_size, usual, natural, places, side)
-
-    @property
-    def is_coarse(self) -> bool:
-        """Whether the images are smaller than they were."""
-        return self.samples.image_shape[:2] != self.image_size
-
-    def least_gain(self, mixture: Mixture, config: DirectMethodConfig) -> float:
-        """Return the log-likelihood (nats) that a mixture must explain: in coarse images every class has its looks."""
-        carriers = float(mixture.posterior.sum())
-        if not self.is_coarse:
-            return config.mixture.min_gain
-        return max(_LEAST_COARSE_GAIN, _COARSE_GAIN * carriers)
-
-    def enlarged(self, trigger: TriggerCandidate) -> TriggerCandidate:
-        """Return a trigger of this size in the pixels of the whole images."""
-        if tuple(trigger.mask.shape) == self.image_size:
-            return trigger
-        mask = F.interpolate(trigger.mask[None, None].float(), self.image_size)[0, 0] > 0
-        return TriggerCandidate(mask, F.interpolate(trigger.pattern[None], self.image_size)[0] * mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +58,15 @@ class Suspect:
     """bool (H, W): what must be painted over so that nobody sees the trigger."""
     is_wide: bool
     """Whether that is too much to be painted over."""
+    kin: int | None = None
+    """Which of the triggers that several classes may share it is, if any."""
+
+    @property
+    def purity(self) -> float:
+        """Expected share, in [0.5, 1], of those more likely than not to carry the trigger that do."""
+        posterior = self.logits.sigmoid()
+        carriers = posterior[posterior > 0.5]
+        return float(carriers.mean()) if len(carriers) else 1.0
 
     @property
     def trigger(self) -> TriggerCandidate:
@@ -119,22 +84,12 @@ class Suspect:
         return is_flagged
 
 
-def image_levels(samples: Samples, config: DirectMethodConfig) -> list[Level]:
-    """Return the images as they are and, where that makes a difference, coarse ones."""
-    size = samples.image_shape[:2]
-    levels = [Level.of(samples, size, config, config.mixture.side)]
-    if min(size) >= 2 * config.coarse_side:
-        levels.append(Level.of(samples.halved_to(config.coarse_side), size, config, config.contrast.side))
-    return levels
-
-
 def find_suspect_triggers(
     samples: Samples, levels: list[Level], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[Suspect]:
     """Return what each class seems to carry."""
 
-    def of_class(label: int) -> list[Suspect]:
-        own, others = samples.members(label), other_samples(samples, label, config, seed)
+    def at_odd_places(label: int) -> list[Suspect]:
         found: list[Suspect] = []
         for level in levels:
             seen: list[Window] = []
@@ -142,16 +97,64 @@ def find_suspect_triggers(
                 window = window_at(place.row, place.column, level.side, level.samples.image_shape[:2])
                 if not level.is_coarse and any(window.overlaps(earlier, _SAME_PLACE) for earlier in seen):
                     continue
-                view = View.of(level.samples.images, own, others, level.natural.without(label), window)
-                mixture = fit_mixture(view, config.mixture)
-                if mixture is not None and mixture.gain >= level.least_gain(mixture, config):
+                suspect = _suspect_at(samples, level, label, window, config, seed)
+                if suspect is not None:
                     seen.append(window)
-                    found.append(_suspect(label, own, level, mixture))
-        whole = (_with_extent(suspect, config) for suspect in _distinct(found))
+                    found.append(suspect)
+        return found
+
+    by_class = side_by_side(at_odd_places, range(samples.n_classes), device=samples.device, progress=progress)
+    full = levels[0]
+    templates = _shared_templates([found for of_one in by_class for found in of_one])
+    expected = expected_elsewhere(templates, full)
+
+    def whole(label: int) -> list[Suspect]:
+        found = list(by_class[label])
+        for place in expected.get(label, ()):
+            suspect = _suspect_at(samples, full, label, place.window, config, seed, place.shift)
+            found += [] if suspect is None else [suspect]
+        whole = (_with_kin(_with_extent(suspect, config), templates) for suspect in _distinct(found))
         return [suspect for suspect in whole if not suspect.is_wide or suspect.gain >= _WIDE_GAIN]
 
-    found = side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
+    found = side_by_side(whole, range(samples.n_classes), device=samples.device)
     return [suspect for of_one in found for suspect in of_one]
+
+
+def _suspect_at(
+    samples: Samples,
+    level: Level,
+    label: int,
+    window: Window,
+    config: DirectMethodConfig,
+    seed: int,
+    expected: NDArray[np.float64] | None = None,
+) -> Suspect | None:
+    """Return what a class carries at a place, if it explains enough."""
+    own = samples.members(label)
+    view = level.view(own, other_samples(samples, label, config, seed), label, window)
+    mixture = fit_mixture(view, config.mixture, expected)
+    if mixture is None or mixture.gain < level.least_gain(mixture, config):
+        return None
+    return _suspect(label, own, level, mixture)
+
+
+def _shared_templates(suspects: list[Suspect]) -> list[Template]:
+    """Return what the clearest suspects carry."""
+    clear = [suspect for suspect in suspects if not suspect.level.is_coarse and suspect.gain >= _COMMON_GAIN]
+    return common_templates([_template(suspect) for suspect in sorted(clear, key=lambda found: -found.gain)])
+
+
+def _template(suspect: Suspect) -> Template:
+    background = suspect.level.means.without(suspect.label)
+    return Template.of(suspect.planted, background, float(suspect.logits.sigmoid().sum()))
+
+
+def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:
+    if suspect.level.is_coarse:
+        return suspect
+    own = _template(suspect)
+    alike = (i for i, template in enumerate(templates) if own.is_like(template))
+    return replace(suspect, kin=next(alike, None))
 
 
 def other_samples(samples: Samples, label: int, config: DirectMethodConfig, seed: int) -> Tensor:
@@ -195,8 +198,13 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
         noise = len(carries) / int(carries.sum())
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
-        extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
+        extent = extent | (F.interpolate(_middles(is_odd, level.usual.side), level.image_size)[0, 0] > 0)
     return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
+
+
+def _middles(is_odd: Tensor, side: int) -> Tensor:
+    """Return where all windows around a pixel are odd, float (1, 1, H, W): one odd pixel makes odd all that hold it."""
+    return 1 - F.max_pool2d(1 - is_odd[None, None].float(), side, stride=1, padding=side // 2)
 
 
 def _mean_image(images: Tensor, indices: Tensor) -> Tensor:

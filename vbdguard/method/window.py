@@ -26,6 +26,10 @@ class Window:
         """Return the rectangle of some images, (n, h, w, C) of (N, H, W, C)."""
         return images[indices, self.top : self.bottom, self.left : self.right]
 
+    def of_image(self, image: Tensor) -> Tensor:
+        """Return the rectangle of one image, (h, w, C) of (H, W, C)."""
+        return image[self.top : self.bottom, self.left : self.right]
+
     def overlaps(self, other: Window, slack: int) -> bool:
         """Return whether another window of the same size lies within `slack` pixels."""
         return abs(self.top - other.top) <= slack and abs(self.left - other.left) <= slack

@@ -1,0 +1,80 @@
+"""Classes that share a trigger, judged together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vbdguard.config import DirectMethodConfig
+from vbdguard.method.label_check import Membership
+from vbdguard.method.level import image_levels
+from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.samples import Samples
+from vbdguard.method.strangers import together
+from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import Window
+
+CONFIG = DirectMethodConfig()
+
+
+@pytest.fixture(scope="module")
+def suspect() -> Suspect:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    samples = Samples(images, torch.arange(60) % 6, 6)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:4, 2:4] = True
+    return Suspect(
+        label=0,
+        members=samples.members(0),
+        level=image_levels(samples, CONFIG)[0],
+        planted=PlantedTrigger(TriggerCandidate(mask, torch.zeros(3, 8, 8)), 1.0),
+        window=Window(0, 8, 0, 8),
+        logits=torch.full((10,), 3.0),
+        gain=120.0,
+        extent=mask,
+        is_wide=False,
+        kin=0,
+    )
+
+
+def fit(flagged: float, p_value: float, *, n: int = 30, is_stranger: bool = False) -> Membership:
+    """Between members at 0.7 and strangers at 0.3."""
+    return Membership(flagged, 1 / np.sqrt(12 * n), n, 0.7, 0.3, p_value, is_stranger, np.zeros(60))
+
+
+def verdicts(suspect: Suspect, fits: list[Membership], kin: int | None = 0) -> list[bool]:
+    judged = [(replace(suspect, label=label, kin=kin), found) for label, found in enumerate(fits)]
+    return [found.is_stranger for _, found in together(judged, CONFIG, chances=10)]
+
+
+def test_what_no_class_can_prove_alone_many_prove_together(suspect: Suspect) -> None:
+    fits = [fit(0.45, 0.005) for _ in range(6)]
+    assert verdicts(suspect, fits) == [True] * 6
+    assert verdicts(suspect, fits, kin=None) == [False] * 6
+    assert verdicts(suspect, fits[:2]) == [False] * 2
+
+
+def test_a_class_whose_carriers_clearly_belong_there_is_not_accused_with_the_others(suspect: Suspect) -> None:
+    fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=100), fit(0.55, 0.2, n=10)]
+    assert verdicts(suspect, fits) == [True] * 12 + [False, True]
+
+
+def test_a_mark_that_many_classes_bear_on_their_own_samples_is_no_attack(suspect: Suspect) -> None:
+    assert verdicts(suspect, [fit(0.7, 0.5) for _ in range(20)]) == [False] * 20
+    # significantly rarer among members, and yet nearer to them than to strangers
+    assert verdicts(suspect, [fit(0.6, 1e-4) for _ in range(20)]) == [False] * 20
+
+
+def test_a_class_that_explains_too_little_gains_nothing_from_others(suspect: Suspect) -> None:
+    judged = [(replace(suspect, label=label), fit(0.4, 1e-4)) for label in range(5)]
+    judged.append((replace(suspect, label=5, gain=35.0), fit(0.4, 1e-4)))
+    assert [found.is_stranger for _, found in together(judged, CONFIG, chances=10)] == [True] * 5 + [False]
+
+
+def test_who_is_a_stranger_alone_stays_one(suspect: Suspect) -> None:
+    assert verdicts(suspect, [fit(0.3, 1e-9, is_stranger=True), fit(0.7, 0.5), fit(0.7, 0.6)]) == [True, False, False]

@@ -1,0 +1,182 @@
+"""Stage 3 of preset `default`, second look: what one class bears may lie elsewhere in others.
+
+An attacker of all classes often pastes the same trigger for each at a place of its own. Once some class has shown it
+clearly, a matched filter for it finds it in the mean images of classes where it is too faint to stand out by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.signal import correlate
+from torch import Tensor
+
+from vbdguard.method.contrast import natural_covariance
+from vbdguard.method.level import Level
+from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.window import Window, window_at
+
+Floats = NDArray[np.float64]
+
+_ALIKE = 0.7
+"""Correlation, at the best alignment, from which on two triggers count as one."""
+_FAINT_PART = 0.25
+_TEMPLATES = 4
+"""Different triggers that are looked for, at most."""
+_LEAST_SCORE, _PLACES = 4.0, 2
+"""Standard deviations by which a template must stand out of a class's natural contrast, and in how many places."""
+_PEAK = 5
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a trigger does to the mean of its carriers."""
+
+    shift: Floats
+    """(h, w, C), grey levels; no larger than the trigger."""
+    weight: float
+    """How many samples it was read from."""
+
+    @classmethod
+    def of(cls, planted: PlantedTrigger, background: Tensor, carriers: float) -> Template:
+        """Cut it out of the image.
+
+        Args:
+            planted: the trigger.
+            background: float (H, W, C), mean of the images that it was pasted on.
+            carriers: samples that show it.
+        """
+        mask, pattern = planted.trigger.mask.cpu(), planted.trigger.pattern.permute(1, 2, 0).cpu().double()
+        shift = planted.blend_factor * (pattern - background.cpu()) * mask[..., None]
+        rows, columns = (mask.any(axis).nonzero().squeeze(1) for axis in (1, 0))
+        box = shift[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
+        return cls(box.numpy(), carriers)
+
+    def cropped(self) -> Template:
+        """Return the part that is clearly there: a mean has little left of what single estimates added."""
+        strength = np.linalg.norm(self.shift, axis=2)
+        rows, columns = np.nonzero(strength > _FAINT_PART * strength.max())
+        shift = self.shift[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        return Template(shift, self.weight)
+
+    def is_like(self, other: Template) -> bool:
+        """Return whether both may show the same trigger."""
+        return _aligned(self.shift, other.shift) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where a class may carry a template."""
+
+    window: Window
+    shift: Floats
+    """(h, w, C): how far the mean of its carriers moves there."""
+
+    @classmethod
+    def of(cls, template: Template, top: int, left: int, level: Level) -> Expected:
+        """Return a template with its corner at a pixel, in the window around it."""
+        height, width, channels = template.shift.shape
+        window = window_at(top + height // 2, left + width // 2, level.side, level.image_size)
+        shift = np.zeros((*window.size, channels))
+        row, column = top - window.top, left - window.left
+        shift[row : row + height, column : column + width] = template.shift
+        return cls(window, shift)
+
+
+def common_templates(templates: Sequence[Template]) -> list[Template]:
+    """Return the first few different templates, each the mean of those that are alike."""
+    common: list[Template] = []
+    for template in templates:
+        for i, earlier in enumerate(common):
+            aligned = _aligned(template.shift, earlier.shift)
+            if aligned is not None:
+                weight = earlier.weight + template.weight
+                mean = (earlier.weight * earlier.shift + template.weight * aligned) / weight
+                common[i] = Template(mean, weight)
+                break
+        else:
+            if len(common) < _TEMPLATES:
+                common.append(template)
+    return [template.cropped() for template in common]
+
+
+def template_scores(template: Template, contrasts: Tensor, natural: Tensor, side: int) -> Tensor:
+    """Return how clearly the classes' contrasts show a template, float64 (K, H - h + 1, W - w + 1) by its top left.
+
+    Natural contrasts have scores of standard deviation 1.
+
+    Args:
+        template: what to look for, no larger than `side`.
+        contrasts: float64 (K, H, W, C).
+        natural: float64 (D, D), how their windows of that side vary.
+        side: of the windows, cut to the image.
+    """
+    n_classes, height, width, channels = contrasts.shape
+    shift = torch.from_numpy(template.shift).to(contrasts)
+    sides = min(side, height), min(side, width)
+    windows = contrasts.unfold(1, sides[0], 1).unfold(2, sides[1], 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
+    covariance = natural.clone()
+    covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean() + _RIDGE)
+    scores = contrasts.new_zeros(n_classes, height - shift.shape[0] + 1, width - shift.shape[1] + 1)
+    for top, rows, row in _offsets(sides[0], shift.shape[0], height):
+        for left, columns, column in _offsets(sides[1], shift.shape[1], width):
+            placed = contrasts.new_zeros(*sides, channels)
+            placed[top : top + shift.shape[0], left : left + shift.shape[1]] = shift
+            weights = torch.linalg.solve(covariance, placed.flatten())
+            found = windows[:, rows, columns] @ weights / (weights @ placed.flatten()).sqrt()
+            scores[:, row, column] = found
+    return scores
+
+
+def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int, list[Expected]]:
+    """Return for each class where it may carry one of the templates; classes without such places are left out."""
+    contrasts = level.means.against_others()
+    natural = natural_covariance(contrasts, level.side, level.natural_share)
+    expected: dict[int, list[Expected]] = {}
+    for template in templates:
+        scores = template_scores(template, contrasts, natural, level.side)
+        for label, of_class in enumerate(scores):
+            for row, column in _peaks(of_class):
+                expected.setdefault(label, []).append(Expected.of(template, row, column, level))
+    return expected
+
+
+def _peaks(scores: Tensor) -> list[tuple[int, int]]:
+    """Return row and column of the highest peaks of one class's scores (H, W), highest first."""
+    highest = F.max_pool2d(scores[None, None], _PEAK, stride=1, padding=_PEAK // 2)[0, 0]
+    found = ((scores == highest) & (scores > _LEAST_SCORE)).nonzero()
+    order = scores[found[:, 0], found[:, 1]].argsort(descending=True, stable=True)[:_PLACES]
+    return [(int(row), int(column)) for row, column in found[order].tolist()]
+
+
+def _offsets(side: int, length: int, size: int) -> list[tuple[int, slice, slice]]:
+    """Return where a template lies in the windows along one axis: its offset, which windows, and its places there.
+
+    It lies in the middle of each window, but at the image's border, where only the first or last window reaches.
+    """
+    middle, last = (side - length) // 2, size - side
+    offsets = [(middle, slice(0, last + 1), slice(middle, middle + last + 1))]
+    offsets += [(offset, slice(0, 1), slice(offset, offset + 1)) for offset in range(middle)]
+    offsets += [
+        (offset, slice(last, last + 1), slice(last + offset, last + offset + 1))
+        for offset in range(middle + 1, side - length + 1)
+    ]
+    return offsets
+
+
+def _aligned(shift: Floats, to: Floats) -> Floats | None:
+    """Return a shift moved and cut to where it agrees best with another, or None if it is not alike."""
+    agreement = sum(correlate(to[..., i], shift[..., i], mode="full") for i in range(to.shape[2]))
+    best = np.unravel_index(np.argmax(agreement), agreement.shape)
+    if agreement[best] < _ALIKE * np.linalg.norm(shift) * np.linalg.norm(to):
+        return None
+    # The first entry of a full correlation has the last row and column of the shift upon the first of the other.
+    moved = np.pad(shift, [(size, size) for size in to.shape[:2]] + [(0, 0)])
+    top, left = (shift.shape[axis] - 1 - int(best[axis]) + to.shape[axis] for axis in (0, 1))
+    return moved[top : top + to.shape[0], left : left + to.shape[1]]
