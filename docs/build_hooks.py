@@ -23,7 +23,7 @@ def help_of(words: list[str]) -> str:
     """
     from vbdguard.cli.main import main
 
-    result = CliRunner().invoke(main, [*words, "--help"], prog_name="vbdguard", terminal_width=88)
+    result = CliRunner().invoke(main, [*words, "--help"], prog_name="vbdguard", terminal_width=78)
     if result.exit_code:
         raise ValueError(f"vbdguard {' '.join(words)} --help ended with {result.exit_code}: {result.output}")
     return result.output
