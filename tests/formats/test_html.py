@@ -246,6 +246,14 @@ def test_a_thousand_poisoned_classes_stay_under_five_megabytes(huge: ScanReport)
     assert 'data-filter="poisoned"' in text
 
 
+def test_more_classes_than_anybody_reads_are_counted(make_report: Make, make_trigger: Any) -> None:
+    text = render(make_report(dict.fromkeys(range(4000), make_trigger()), classes=4000), "html")
+    assert len(text) < 5_000_000
+    assert "the table above has the first 1,500" in text
+    assert "4,000 classes, 4,000 of them poisoned" in text
+    assert "and 2000 more" in text
+
+
 def test_large_pictures_are_kept_within_the_budget(make_report: Make, make_trigger: Any) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (224, 224, 4), dtype=np.uint8)

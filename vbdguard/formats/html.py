@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -27,13 +28,13 @@ from vbdguard.next_steps import has_own_settings, next_steps, scan_command
 from vbdguard.report import STAGES, ScanReport
 from vbdguard.wording import STAGE_WORDS, class_words, count_words, p_value_words, percent, seconds_words
 
-_MOST_SKIPPED, _MOST_SHARDS, _MOST_CLASSES = 200, 200, 2_000
+_MOST_SKIPPED, _MOST_SHARDS, _MOST_REASONS, _MOST_CLASSES = 200, 200, 20, 2_000
 _LONGEST = 300
 """Characters of a name from the data."""
 
 
 def render(report: ScanReport, extras: Extras) -> str:
-    """Return the report as one HTML page under 5 MB, whatever the size of the report."""
+    """Return the report as one HTML page, under 5 MB at 1,000 classes; what is more is counted, not shown."""
     style, script = _part("page.css"), _part("page.js")
     poisoned = poisoned_classes(report, extras)
     return (
@@ -54,9 +55,9 @@ def render(report: ScanReport, extras: Extras) -> str:
             more_shards=max(0, len(flagged_per_place(report)) - _MOST_SHARDS),
             skipped=report.skipped[:_MOST_SKIPPED],
             more_skipped=max(0, len(report.skipped) - _MOST_SKIPPED),
-            reasons=Counter(entry.reason for entry in report.skipped).most_common(),
+            reasons=Counter(entry.reason for entry in report.skipped).most_common(_MOST_REASONS),
             unread=[shard for shard in report.dataset.shards if shard.status != "complete"][:_MOST_SKIPPED],
-            settings=list(_flat(report.config)),
+            settings=list(islice(_flat(report.config), _MOST_SKIPPED)),
             has_own_settings=has_own_settings(report),
             command=scan_command(report),
             timings=_timings(report),

@@ -28,11 +28,11 @@ from vbdguard.wording import (
     trigger_words,
 )
 
-MOST_CARDS = 60
+MOST_ROWS, MOST_CARDS = 1_500, 60
 _MOST_PLACES = 10
 _THUMBNAIL = 32
 _IN_GALLERY = 10
-PICTURE_BYTES = 3_000_000
+PICTURE_BYTES = 2_500_000
 """What the pictures of a page may take in all; the text of 1,000 classes takes about one more million."""
 
 
@@ -75,7 +75,10 @@ class PoisonedClasses:
     """All of them, the one with the most flagged samples first."""
 
     rows: tuple[Row, ...]
+    """`MOST_ROWS` at most."""
     cards: tuple[Card, ...]
+    """`MOST_CARDS` at most."""
+    total: int
 
 
 def poisoned_classes(report: ScanReport, extras: Extras) -> PoisonedClasses:
@@ -89,11 +92,12 @@ def poisoned_classes(report: ScanReport, extras: Extras) -> PoisonedClasses:
     }
     with_card = {entry.label for entry in ranked[:MOST_CARDS]}
     rows = tuple(
-        _row(entry, report, accepted.get(entry.label), budget, has_card=entry.label in with_card) for entry in ranked
+        _row(entry, report, accepted.get(entry.label), budget, has_card=entry.label in with_card)
+        for entry in ranked[:MOST_ROWS]
     )
     maker = _CardMaker(report, extras, budget)
     cards = tuple(maker.card(entry, accepted.get(entry.label)) for entry in ranked[:MOST_CARDS])
-    return PoisonedClasses(rows, cards)
+    return PoisonedClasses(rows, cards, len(ranked))
 
 
 def _row(entry: ClassReport, report: ScanReport, accepted: str | None, budget: Budget, *, has_card: bool) -> Row:
