@@ -82,7 +82,7 @@ def scan_options(command: Command) -> Command:
         ),
         click.option(
             "--worker-memory",
-            type=click.IntRange(min=256),
+            type=click.IntRange(min=512),
             metavar="MB",
             default=WORKER_MEMORY,
             show_default=True,

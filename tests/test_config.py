@@ -36,6 +36,9 @@ from vbdguard.errors import ConfigError, VBDGuardError
         ({"image_size": 513}, "image_size must be 8 to 512"),
         ({"image_size": (32, 4)}, r"image_size must be 8 to 512 pixels a side, got \(32, 4\)"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"shard_timeout": 0}, "shard_timeout must be above 0 seconds, got 0"),
+        ({"shard_timeout": float("nan")}, "shard_timeout must be above 0 seconds, got nan"),
+        ({"worker_memory": 511}, "worker_memory must be at least 512 MB, got 511"),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_named_with_its_range(settings_: dict[str, Any], message: str) -> None:
@@ -149,10 +152,10 @@ def test_a_plan_has_its_least_steps_and_a_batch_no_larger_than_the_data(
 
 
 def test_result_settings_are_json_and_leave_out_what_changes_no_result() -> None:
-    config = ScanConfig(jobs=3, seed=5, device="cpu", image_size=48)
+    config = ScanConfig(jobs=3, shard_timeout=9, worker_memory=1000, seed=5, device="cpu", image_size=48)
     body = config.result_settings()
     assert json.loads(json.dumps(body)) == json.loads(json.dumps(ScanConfig(image_size=(48, 48)).result_settings()))
-    assert not body.keys() & {"jobs", "seed", "device"}
+    assert not body.keys() & {"jobs", "shard_timeout", "worker_memory", "seed", "device"}
     assert body["image_size"] == [48, 48]
     assert ScanConfig().result_settings()["image_size"] is None
 

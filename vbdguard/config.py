@@ -259,7 +259,7 @@ class ScanConfig:
         run_commands: whether sources named `pipe:...` run as shell commands, with all that the user may do.
         jobs: processes for reading; None takes one per core. Never changes a result.
         shard_timeout: seconds that the reading of one shard may take before it is given up.
-        worker_memory: MB of memory that each of those processes may take, 256 or more.
+        worker_memory: MB of memory that each of those processes may take, 512 or more.
         method: settings of stages 1 to 6; None takes those of the preset.
 
     Raises:
@@ -292,7 +292,7 @@ class ScanConfig:
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")
         _require("shard_timeout must be above 0 seconds", self.shard_timeout > 0, self.shard_timeout)
-        _require("worker_memory must be at least 256 MB", self.worker_memory >= 256, self.worker_memory)
+        _require("worker_memory must be at least 512 MB", self.worker_memory >= 512, self.worker_memory)
         if self.method is None:
             object.__setattr__(self, "method", method_preset(self.preset))
 

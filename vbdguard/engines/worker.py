@@ -81,6 +81,8 @@ def _serve(connection: Connection, limits: Limits | None) -> None:
     """Answer items until the pipe closes; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Before numpy is loaded: a worker computes nothing with it, and the stacks of 64 threads would count as memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if limits is not None:
         hold_to_memory(limits)
     function: Callable[[Any], Any] | None = None
