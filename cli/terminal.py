@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vbdguard.by_shard import flagged_places, place_path
 from vbdguard.escaping import printable
 from vbdguard.findings import findings_of
 from vbdguard.formats.trigger_picture import TriggerPicture
@@ -30,13 +26,13 @@ from vbdguard.wording import (
     trigger_words,
 )
 
+from .layout import draws, has_colour, make_table, print_section
 from .picture import draw_letters, draw_place, draw_trigger
+from .terminal_samples import print_flagged, print_places, print_skipped
 
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
-_MAX_CLASSES, _MAX_PICTURES, _MAX_SAMPLES, _MAX_SKIPPED = 20, 12, 5, 3
-_MAX_PLACES, _MAX_LABELS, _MAX_NAMED = 10, 3, 5
-_MAX_VERBOSE = 50
+_MAX_CLASSES, _MAX_PICTURES, _MAX_NAMED = 20, 12, 5
 _BLIND_SPOTS = (
     "Looked for triggers that repeat across images (BadNets, Blended). VBD does not see clean-label poison, "
     "sample-specific triggers or warping."
@@ -48,13 +44,13 @@ def render(report: ScanReport, console: Console, *, verbose: bool = False) -> No
     render_verdict(report, console)
     _print_dataset(report, console, verbose=verbose)
     if findings_of(report) or verbose:
-        _print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
+        print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
     if report.poisoned_classes:
         _print_triggers(report, console, verbose=verbose)
-        _print_places(report, console, verbose=verbose)
-        _print_flagged(report, console, verbose=verbose)
+        print_places(report, console, verbose=verbose)
+        print_flagged(report, console, verbose=verbose)
     if report.status == "incomplete":
-        _print_skipped(report, console, verbose=verbose)
+        print_skipped(report, console, verbose=verbose)
     if verbose:
         _print_settings(report, console)
     _print_ending(report, console)
@@ -80,7 +76,7 @@ def render_verdict(report: ScanReport, console: Console) -> None:
 
 
 def _print_badge(console: Console, word: str, style: str, rest: str) -> None:
-    badge = Text(f" {word} ", style) if _has_colour(console) else Text(f"{word}:")
+    badge = Text(f" {word} ", style) if has_colour(console) else Text(f"{word}:")
     console.print(Text.assemble(badge, " ", (rest, "bold")))
 
 
@@ -97,15 +93,6 @@ def _print_dataset(report: ScanReport, console: Console, *, verbose: bool) -> No
     console.print(Text("\n".join(facts), "dim"))
 
 
-def _print_section(console: Console, title: str, *body: RenderableType, spaced: bool = False) -> None:
-    console.print()
-    console.print(Text(title, "bold cyan"))
-    for i, part in enumerate(body):
-        if spaced and i:
-            console.print()
-        console.print(Padding.indent(part, 2))
-
-
 # the evidence ---------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +101,7 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
     shown = report.classes if verbose else poisoned[:_MAX_CLASSES]
     has_attack = any(c.attack_success_rate is not None for c in shown)  # preset `default` measures none
     attack = [">Attack"] if has_attack else []
-    table = _table(console, "Class", ">Samples", ">Flagged", ">p-value", *attack, "Trigger", ">Blend")
+    table = make_table(console, "Class", ">Samples", ">Flagged", ">p-value", *attack, "Trigger", ">Blend")
     for c in shown:
         table.add_row(
             Text(class_words(c), "bold red" if c.poisoned else ""),
@@ -150,13 +137,13 @@ def _print_triggers(report: ScanReport, console: Console, *, verbose: bool) -> N
     title = "Trigger" if len(found) == 1 else "Triggers"
     if len(found) <= _CARDS:
         cards = [_card(c, trigger, report, console) for c, trigger in found]
-        _print_section(console, title, *cards, spaced=True)
+        print_section(console, title, *cards, spaced=True)
         return
     shown = found[: len(found) if verbose else _MAX_PICTURES]
     parts = [_gallery(shown, console)]
     if len(found) > len(shown):
         parts.append(Text(f"{len(found) - len(shown)} more: --verbose", "dim"))
-    _print_section(console, title, *parts)
+    print_section(console, title, *parts)
 
 
 def _card(c: ClassReport, trigger: TriggerReport, report: ScanReport, console: Console) -> RenderableType:
@@ -183,7 +170,7 @@ def _gallery(found: Sequence[tuple[ClassReport, TriggerReport]], console: Consol
         for c, t in found
     ]
     # letters take 12 columns at this side, two pictures and their gap 24; names want some room as well
-    per_row = max(1, (console.width - 2) // (2 * side + 4 if _draws(console) else 19))
+    per_row = max(1, (console.width - 2) // (2 * side + 4 if draws(console) else 19))
     grid = Table.grid(padding=(0, 3, 0, 0))
     for start in range(0, len(cells), per_row):
         if start:
@@ -203,71 +190,17 @@ def _pictures(trigger: TriggerReport, console: Console, side: int) -> list[Text]
         picture = TriggerPicture.of(trigger)
     except ValueError as error:
         return [Text(f"(no picture: {printable(str(error))})", "dim")]
-    if not _draws(console):
+    if not draws(console):
         return [draw_letters(picture, side * 2 // 3)]
     if place_words(trigger.bbox, (*picture.mask.shape, 3)) == WHOLE_IMAGE:
         return [draw_trigger(picture, side)]
     return [draw_trigger(picture, side), draw_place(picture, min(side, 16))]
 
 
-# the samples ----------------------------------------------------------------------------------------------------
-
-
-def _print_places(report: ScanReport, console: Console, *, verbose: bool) -> None:
-    """Print which shards the flagged samples lie in, and of which classes they are."""
-    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for place in flagged_places(report):
-        counts[place.place][place.label] += len(place.samples)
-    if not counts:
-        return
-    ranked = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
-    shown = ranked[: _MAX_VERBOSE if verbose else _MAX_PLACES]
-    table = _table(console, "Shard or folder", ">Flagged", "Classes")
-    for name, labels in shown:
-        named = ", ".join(f"{label} ({count:,})" for label, count in labels.most_common(_MAX_LABELS))
-        more = ", ..." if len(labels) > _MAX_LABELS else ""
-        path = Text(printable(place_path(report, name)), overflow="fold")
-        table.add_row(path, f"{labels.total():,}", Text(f"{named}{more}"))
-    largest = "" if len(shown) == len(ranked) else f", the {len(shown)} largest of {len(ranked):,}"
-    _print_section(console, f"Where the flagged samples lie{largest}", table)
-
-
-def _print_flagged(report: ScanReport, console: Console, *, verbose: bool) -> None:
-    count = _MAX_VERBOSE if verbose else _MAX_SAMPLES
-    shown = sorted(report.flagged, key=lambda sample: -sample.score)[:count]
-    if not shown:
-        return
-    names = {c.label: class_words(c) for c in report.classes}
-    table = _table(console, "Sample", "Label", ">Score", "Looks like")
-    for sample in shown:
-        suggested = sample.suggested_label
-        table.add_row(
-            Text(printable(sample.key), overflow="fold"),
-            Text(names.get(sample.label, str(sample.label))),
-            f"{sample.score:.3f}",
-            Text("-" if suggested is None else names.get(suggested, str(suggested))),
-        )
-    surest = "" if len(shown) == len(report.flagged) else f", the surest {len(shown)} of {len(report.flagged):,}"
-    _print_section(console, f"Flagged samples{surest}", table)
-
-
-def _print_skipped(report: ScanReport, console: Console, *, verbose: bool) -> None:
-    shown = report.skipped[: _MAX_VERBOSE if verbose else _MAX_SKIPPED]
-    reasons = Counter(sample.reason for sample in report.skipped)
-    lines = [Text(f"{printable(s.key)}: {printable(s.reason)}: {printable(s.detail)}") for s in shown]
-    if len(report.skipped) > len(shown):
-        lines.append(Text(f"{len(report.skipped) - len(shown):,} more: -o report.json lists them all", "dim"))
-    named = {sample.key for sample in report.skipped}
-    unread = [s for s in report.dataset.shards if s.status != "complete" and s.name not in named]
-    lines += [Text(f"{printable(shard.name)}: {shard.status}") for shard in unread[:_MAX_VERBOSE]]
-    counts = ", ".join(f"{count:,} {printable(reason)}" for reason, count in reasons.most_common())
-    _print_section(console, f"Could not be read: {counts}" if counts else "Could not be read", *lines)
-
-
 def _print_settings(report: ScanReport, console: Console) -> None:
     settings = [Text(f"{printable(k)} = {printable(str(v))}") for k, v in _flat(report.config.items())]
     versions = ", ".join(f"{printable(k)} {printable(v)}" for k, v in report.environment.items())
-    _print_section(console, "Settings", *settings, Text(versions, "dim"))
+    print_section(console, "Settings", *settings, Text(versions, "dim"))
 
 
 def _flat(items: Iterable[tuple[str, object]]) -> Iterable[tuple[str, object]]:
@@ -305,27 +238,6 @@ def _time_words(report: ScanReport) -> str:
     if report.from_cache:
         return f"From the cache (--refresh scans again); took {took}"
     return f"Took {took}"
-
-
-# what fits the console ------------------------------------------------------------------------------------------
-
-
-def _table(console: Console, *headers: str) -> Table:
-    """Return a table with a rule below its head; headers that start with ">" name right-aligned columns."""
-    # the box brings a space of its own between columns
-    shape, gap = (box.SIMPLE_HEAD, 1) if _has_colour(console) else (None, 2)
-    table = Table(box=shape, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header.removeprefix(">"), justify="right" if header.startswith(">") else "left")
-    return table
-
-
-def _has_colour(console: Console) -> bool:
-    return console.color_system is not None and not console.no_color
-
-
-def _draws(console: Console) -> bool:
-    return _has_colour(console) and not console.options.ascii_only
 
 
 def _unread(report: ScanReport) -> str:
