@@ -329,7 +329,13 @@ def _translated(members: Iterator[TarFile | OtherMember]) -> Iterator[TarFile | 
 def split_name(name: str) -> tuple[str, str]:
     """Return key and field of a member's name, as webdataset splits it; both empty where it passes over it."""
     is_meta = name.startswith("__") and (_META.match(name) or ("/" not in name and name.endswith("__")))
-    match = None if is_meta else _KEY_AND_FIELD.match(name)
+    if is_meta:
+        return "", ""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    if stem and dot and "\n" not in name:  # what nearly all names are, in a third of the time
+        return f"{folder}{slash}{stem}", suffix.lower()
+    match = _KEY_AND_FIELD.match(name)
     return (match[1], match[2].lower()) if match else ("", "")
 
 

@@ -6,6 +6,7 @@ reads it with another library, may see other samples than the scan: so each of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vbdguard.sources.base import Unreadable
@@ -15,6 +16,8 @@ from vbdguard.sources.tar_members import OtherMember, TarFile
 IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
 
 
+_SUSPICIOUS = re.compile(r"\.\.|\\|:|\0|^/")
+"""No name is unsafe without one of these; few have one."""
 NOTES_ON_SAMPLES = frozenset({"unsafe-name", "repeated-key"})
 """Reasons of entries that speak of a sample which was read all the same."""
 
@@ -33,7 +36,7 @@ class TarNotes:
     def of_group(self, key: str, members: Sequence[TarFile | OtherMember]) -> list[Unreadable]:
         """Return what is to be said of the members of one key, beside the sample that they are."""
         notes = []
-        if not all(is_safe_name(member.name) for member in members):
+        if any(_SUSPICIOUS.search(member.name) and not is_safe_name(member.name) for member in members):
             detail = "expected a name below the folder that the shard is unpacked in; the sample was read, rename it"
             notes.append(self._note(key, "unsafe-name", detail))
         # Hashes, for memory: a false alarm among a million keys has a chance of one in ten million.
