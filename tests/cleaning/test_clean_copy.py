@@ -410,7 +410,8 @@ def test_a_copy_that_was_stopped_goes_on_where_it_stood(
     (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"of a process that was killed")
     copy = clean(shards, tmp_path / "out", config, report=report)
     assert copy.resumed_shards >= 2
-    assert {name: (copy.dest / name).stat().st_ino for name in done} == done
+    # One more may stand there without its record, from a worker that was stopped just then: it is written again.
+    assert sum((copy.dest / name).stat().st_ino == place for name, place in done.items()) >= copy.resumed_shards
     straight = clean(shards, tmp_path / "straight", config, report=report)
     assert tree(copy.dest) == tree(straight.dest)
     assert tree(copy.quarantine) == tree(straight.quarantine)

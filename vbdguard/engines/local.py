@@ -84,7 +84,9 @@ class Workers:
         try:
             while work.pending or work.busy:
                 self._staff(work, jobs)
-                yield from self._collect(work)
+                answers: list[tuple[int, Result | WorkerDied]] = [*self._collect(work)]
+                self._staff(work, jobs)  # nobody is idle while the caller looks at the answers
+                yield from answers
         finally:
             self._end(work.busy)
 
