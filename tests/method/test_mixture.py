@@ -164,6 +164,20 @@ def test_known_carriers_give_blend_and_pattern_in_closed_form(blend: float) -> N
     assert not planted.trigger.pattern[:, ~planted.trigger.mask].any()
 
 
+def test_readings_that_differ_in_mask_blend_or_pattern_do_not_show_the_same() -> None:
+    data = stamped(share=0.3)
+    one = planted_trigger(data.view(), data.carries.astype(np.float64))
+    again = planted_trigger(data.view(), data.carries * 0.9998 + 0.0001)
+    assert one.shows_the_same_as(one)
+    assert one.shows_the_same_as(again)
+    assert again.shows_the_same_as(one)
+    wider = replace(one.trigger, mask=one.trigger.mask | one.trigger.mask.roll(1, 0))
+    brighter = replace(one.trigger, pattern=(one.trigger.pattern + 40) * one.trigger.mask)
+    assert not one.shows_the_same_as(replace(one, trigger=wider))
+    assert not one.shows_the_same_as(replace(one, trigger=brighter))
+    assert not one.shows_the_same_as(replace(one, blend_factor=0.8))
+
+
 @pytest.mark.parametrize("per_class", [60, 300])
 def test_textures_alone_gain_nothing_worth_a_suspicion(per_class: int) -> None:
     gains = []

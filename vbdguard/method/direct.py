@@ -79,7 +79,10 @@ def _train_detectors(
             posterior = logits.sigmoid().double().cpu().numpy()
             if posterior.sum() < config.mixture.min_carriers:
                 break
-            planted = planted_trigger(view, posterior)
+            anew = planted_trigger(view, posterior)
+            if anew.shows_the_same_as(planted):
+                break
+            planted = anew
         # A detector that learned from few samples, or looks at a whole coarse image, may know less than the mixture.
         worth = suspect.gain if level.is_coarse else suspect.gain / 2
         return best if best is not None and best.gain >= worth else suspect

@@ -36,6 +36,9 @@ _OPAQUE, _PARTLY = 0.3, 0.6
 _SMOOTH_ROUNDS = 8
 _FAINTEST = 0.02
 _CLEARLY_WORSE = 0.7
+_SAME_PIXELS, _SAME_BLEND, _SAME_LEVELS = 0.9, 0.15, 20.0
+"""Share of pixels, part of the blend factor and grey levels up to which two readings of a trigger count as one: well
+within what a detector is trained to bear."""
 _FEWEST_FOR_FILTER, _FEWEST_FOR_REST = 10.0, 50.0
 
 
@@ -46,6 +49,16 @@ class PlantedTrigger:
     trigger: TriggerCandidate
     blend_factor: float
     """In (0, 1]."""
+
+    def shows_the_same_as(self, other: PlantedTrigger) -> bool:
+        """Return whether a detector of the one would learn nothing new from the other."""
+        mine, theirs = self.trigger.mask, other.trigger.mask
+        both = mine & theirs
+        if int(both.sum()) < _SAME_PIXELS * int((mine | theirs).sum()):
+            return False
+        change = (self.trigger.pattern - other.trigger.pattern)[:, both].abs().mean()
+        slack = _SAME_BLEND * max(self.blend_factor, other.blend_factor)
+        return abs(self.blend_factor - other.blend_factor) <= slack and float(change) <= _SAME_LEVELS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from skimage.filters import threshold_otsu
@@ -112,23 +113,26 @@ def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) 
     Returns:
         The trigger, sharper where the spread parts two kinds of pixels.
     """
-    flagged, others = flagged[:ENOUGH_TO_SHARPEN].float(), others[:ENOUGH_TO_SHARPEN].float()
+    flagged, others = flagged[:ENOUGH_TO_SHARPEN], others[:ENOUGH_TO_SHARPEN]
     remaining = _spread(flagged) / _spread(others).clamp_min(1.0)
     mask = trigger.mask
     if len(flagged) >= _MIN_TO_SHARPEN and remaining.min() <= _MAX_REMAINING:
         mask = remaining < (1 + remaining.min()) / 2
     alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
-    pattern = ((flagged.mean(0) - (1 - alpha) * others.mean(0)) / alpha).clamp(0, 255)
+    pattern = ((flagged.float().mean(0) - (1 - alpha) * others.float().mean(0)) / alpha).clamp(0, 255)
     return SharpTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
 
 
-def _spread(x: Tensor) -> Tensor:
-    """Return the interquartile range of each pixel of (n, H, W, C), averaged over channels, (H, W).
+def _spread(images: Tensor) -> Tensor:
+    """Return the interquartile range of each pixel of uint8 (n, H, W, C), averaged over channels, float32 (H, W).
 
     A few wrongly flagged samples do not move it, as they would move the variance.
     """
-    ordered = x.sort(0).values
-    return (ordered[len(x) * 3 // 4] - ordered[len(x) // 4]).mean(-1)
+    ranks = len(images) // 4, len(images) * 3 // 4
+    # Ten times as fast as a sort: values of a pixel side by side in memory, and no more order than is needed.
+    parted = np.partition(np.ascontiguousarray(images.flatten(1).T.cpu().numpy()), ranks, axis=1)
+    low, high = (torch.from_numpy(parted[:, rank].astype(np.float32)) for rank in ranks)
+    return (high - low).view(images.shape[1:]).mean(-1).to(images.device)
 
 
 def _min_max(image: Tensor) -> Tensor:
