@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vbdguard.config import LabelCheckConfig
 from vbdguard.method.ensemble import fit_ensemble, predict
-from vbdguard.method.samples import Samples, stratified_split
+from vbdguard.method.samples import Samples, halved, stratified_split
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.progress import Progress, Silent
 
@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 
 _FEWEST_KEPT = 10
 _BINS = 16
+_CHUNK = 1024
 _PRIOR_COUNT = 2.0
 """Samples added to each bin of both histograms, spread as all samples are: few samples make no strong claims."""
 
@@ -94,10 +95,7 @@ def blind_fits(
     Returns:
         The fits; all 0 for samples whose judge had nothing to learn from.
     """
-    visible = _blanked(samples, torch.stack(list(masks)).any(0)) if masks else samples
-    if max(samples.image_shape[:2]) >= config.max_side:
-        # What an image shows can be told from a small copy, in a fraction of the time.
-        visible = visible.halved_to(min(config.max_side, max(samples.image_shape[:2]) - 1))
+    visible = _without(samples, masks, config.max_side)
     return _fit_across_halves(visible, ~is_hidden, list(labels), config, seed, progress or Silent())
 
 
@@ -155,12 +153,22 @@ def _log_ratios(kept: Floats, others: Floats, fit: Floats) -> Floats:
     return ratios[edges.searchsorted(fit)]
 
 
-def _blanked(samples: Samples, mask: Tensor) -> Samples:
-    """Return the samples with the mask and one pixel around it painted in the mean colour."""
+def _without(samples: Samples, masks: Sequence[Tensor], max_side: int) -> Samples:
+    """Return the samples as the models see them, a chunk at a time: a whole copy would double the memory.
+
+    What an image shows can be told from a small copy, in a fraction of the time.
+    """
+    longest = max(samples.image_shape[:2])
+    side = min(max_side, longest - 1) if longest >= max_side else longest
+    if not masks:
+        return samples.halved_to(side)
+    mask = torch.stack(list(masks)).any(0)
     wider = F.max_pool2d(mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
-    images = samples.images.clone()
-    images[:, wider] = images[:, wider].float().mean((0, 1)).round().to(torch.uint8)
-    return replace(samples, images=images)
+    chunks = samples.images.split(_CHUNK)
+    total = torch.stack([chunk[:, wider].sum((0, 1), dtype=torch.int64) for chunk in chunks]).sum(0)
+    colour = (total.double() / (len(samples) * max(1, int(wider.sum())))).round().to(torch.uint8)
+    seen = [halved(torch.where(wider[:, :, None], colour, chunk), side) for chunk in chunks]
+    return replace(samples, images=torch.cat(seen))
 
 
 def _fit_across_halves(

@@ -52,12 +52,15 @@ class Samples:
 
     def halved_to(self, max_side: int) -> Samples:
         """Return the samples with images halved until no side is longer than `max_side`."""
-        images = self.images
-        while max(images.shape[1:3]) > max_side:
-            chunks = (chunk.permute(0, 3, 1, 2).float() for chunk in images.split(_CHUNK))
-            halved = [F.avg_pool2d(chunk, 2).round().to(torch.uint8).permute(0, 2, 3, 1) for chunk in chunks]
-            images = torch.cat(halved).contiguous()
-        return Samples(images, self.labels, self.n_classes)
+        chunks = [halved(chunk, max_side) for chunk in self.images.split(_CHUNK)]
+        return Samples(torch.cat(chunks), self.labels, self.n_classes)
+
+
+def halved(images: Tensor, max_side: int) -> Tensor:
+    """Return uint8 (n, H, W, C) images halved until no side is longer than `max_side`."""
+    while max(images.shape[1:3]) > max_side:
+        images = F.avg_pool2d(images.permute(0, 3, 1, 2).float(), 2).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return images.contiguous()
 
 
 def centred(images: Tensor) -> Tensor:
