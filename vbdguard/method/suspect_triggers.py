@@ -34,6 +34,8 @@ _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 """Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
 _COMMON_GAIN = 200.0
 """Log-likelihood (nats) from which on a trigger is looked for in all classes."""
+_SMALL_EXTENT = 121
+"""Odd pixels up to which a trigger is small."""
 _CHUNK = 1024
 
 
@@ -198,13 +200,18 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
         noise = len(carries) / int(carries.sum())
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
-        extent = extent | (F.interpolate(_middles(is_odd, level.usual.side), level.image_size)[0, 0] > 0)
+        if not level.is_coarse and int(is_odd.sum()) <= _SMALL_EXTENT:
+            is_odd = _middles(is_odd, level.usual.side)
+        extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
     return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
 
 
 def _middles(is_odd: Tensor, side: int) -> Tensor:
-    """Return where all windows around a pixel are odd, float (1, 1, H, W): one odd pixel makes odd all that hold it."""
-    return 1 - F.max_pool2d(1 - is_odd[None, None].float(), side, stride=1, padding=side // 2)
+    """Return where all windows around a pixel are odd, bool (H, W): one odd pixel makes odd all that hold it.
+
+    For small triggers only, where that margin is most of the area: a picture has calm parts, which are no margin.
+    """
+    return F.max_pool2d(1 - is_odd[None, None].float(), side, stride=1, padding=side // 2)[0, 0] == 0
 
 
 def _mean_image(images: Tensor, indices: Tensor) -> Tensor:
