@@ -1,0 +1,52 @@
+"""What must be painted over so that nobody sees a trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from vbdguard.config import DirectMethodConfig
+from vbdguard.method.level import image_levels
+from vbdguard.method.samples import Samples
+from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
+from vbdguard.progress import Silent
+
+SIDE, CLASSES = 24, 8
+CONFIG = DirectMethodConfig()
+
+
+def suspects_of(shift: NDArray[np.float64], per_class: int = 90) -> list[Suspect]:
+    """Return the suspects among textures of which a third of class 2 bears a shift, (H, W)."""
+    rng = np.random.default_rng(0)
+    n = CLASSES * per_class
+    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, 3)), (0, 4, 4, 0))
+    labels = np.arange(n) % CLASSES
+    images = 128 + 25 * noise / noise.std() + 8 * (looks / looks.std())[labels]
+    images[np.flatnonzero(labels == 2)[: per_class // 3]] += shift[..., None]
+    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
+    found = find_suspect_triggers(samples, image_levels(samples, CONFIG), CONFIG, 0, Silent())
+    return [suspect for suspect in found if suspect.label == 2]
+
+
+@pytest.mark.parametrize("place", [(4, 4), (0, 21), (12, 9)])
+def test_a_small_trigger_is_painted_over_without_the_margin_of_the_windows_that_show_it(place: tuple[int, int]) -> None:
+    patch = np.zeros((SIDE, SIDE))
+    patch[place[0] : place[0] + 3, place[1] : place[1] + 3] = 100 * np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
+    strongest = max(suspects_of(patch), key=lambda suspect: suspect.gain)
+    assert not strongest.is_wide
+    assert strongest.extent[torch.from_numpy(patch != 0)].all()
+    assert int(strongest.extent.sum()) <= 25
+
+
+def test_a_picture_is_wide_though_parts_of_it_are_calm() -> None:
+    """Taken off the whole picture, the margin would leave scraps, and whoever learns from the images sees the rest."""
+    blocks = np.random.default_rng(3).random((SIDE // 4, SIDE // 4)) < 0.5
+    picture = np.kron(np.where(blocks, 60.0, 0.0), np.ones((4, 4)))
+    strongest = max(suspects_of(picture, per_class=300), key=lambda suspect: suspect.gain)
+    assert strongest.is_wide
+    assert float(strongest.extent.float().mean()) > 0.6
