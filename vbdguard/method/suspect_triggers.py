@@ -34,8 +34,8 @@ _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 """Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
 _COMMON_GAIN = 200.0
 """Log-likelihood (nats) from which on a trigger is looked for in all classes."""
-_SMALL_EXTENT = 121
-"""Odd pixels up to which a trigger is small."""
+_MUCH_BEYOND = 0.1
+"""Share of the odd pixels that may lie beyond the margin of a small trigger."""
 _CHUNK = 1024
 
 
@@ -200,18 +200,21 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
         noise = len(carries) / int(carries.sum())
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
-        if not level.is_coarse and int(is_odd.sum()) <= _SMALL_EXTENT:
-            is_odd = _middles(is_odd, level.usual.side)
+        if not level.is_coarse:
+            is_odd = _beyond_margin(is_odd, extent, level.usual.side)
         extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
     return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
 
 
-def _middles(is_odd: Tensor, side: int) -> Tensor:
-    """Return where all windows around a pixel are odd, bool (H, W): one odd pixel makes odd all that hold it.
+def _beyond_margin(is_odd: Tensor, mask: Tensor, side: int) -> Tensor:
+    """Return the odd pixels whose windows hold none of the mask, bool (H, W); all that are odd if those are many.
 
-    For small triggers only, where that margin is most of the area: a picture has calm parts, which are no margin.
+    One odd pixel makes all windows odd that hold it, which for a small patch is a margin of several times its area. A
+    picture is odd beyond the mask's margin, and then no margin can be told from its calm parts.
     """
-    return F.max_pool2d(1 - is_odd[None, None].float(), side, stride=1, padding=side // 2)[0, 0] == 0
+    margin = F.max_pool2d(mask[None, None].float(), side, stride=1, padding=side // 2)[0, 0] > 0
+    beyond = is_odd & ~margin
+    return is_odd if int(beyond.sum()) > _MUCH_BEYOND * int(is_odd.sum()) else beyond
 
 
 def _mean_image(images: Tensor, indices: Tensor) -> Tensor:
