@@ -32,9 +32,9 @@ def crops(per_class: int, *, seed: int) -> tuple[np.ndarray, list[int]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders and shards: 400 training images, 40 of them with a 3 x 3 grid and the label 0; 80 clean test images."""
+    """Folders and shards: 1,000 training images, 100 of them with a 3 x 3 grid and the label 0; 80 test images."""
     folder = tmp_path_factory.mktemp("examples")
-    poisoned = poison_arrays(*crops(100, seed=0), POISON, target=0)
+    poisoned = poison_arrays(*crops(250, seed=0), POISON, target=0)
     for part, images, labels in (
         ("train", poisoned.images, poisoned.labels),
         ("test", *crops(20, seed=1)),
@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             RawSample(f"s{number:04d}", image, int(label))
             for number, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
-        write_shards(samples, folder / f"{part}-shards", per_shard=200, prefix=part)
+        write_shards(samples, folder / f"{part}-shards", per_shard=500, prefix=part)
         for sample in samples:
             into = folder / part / f"class{sample.label}"
             into.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def test_an_example_on_folders_trains_without_the_poison(script: str, place: Pat
     assert "vbdguard: POISONED. A trigger in 1 of 4 classes" in done.stderr
     dropped = re.search(r"dropped per class: \{0: (\d+)\}", done.stdout)
     assert dropped is not None, done.stdout
-    assert 30 <= int(dropped[1]) <= 50
+    assert 90 <= int(dropped[1]) <= 110
     assert "accuracy" in done.stdout
 
 
@@ -75,7 +75,7 @@ def test_the_example_on_shards_trains_without_the_poison(place: Path) -> None:
     assert "vbdguard: POISONED. " in done.stderr
     epochs = re.findall(r"\{0: (\d+)", done.stdout)
     assert len(epochs) == 2
-    assert all(int(count) >= 30 for count in epochs)
+    assert all(int(count) >= 90 for count in epochs)
     assert "accuracy" in done.stdout
 
 

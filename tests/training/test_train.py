@@ -116,7 +116,7 @@ def test_data_that_changed_since_the_scan_do_not_train(poisoned_set: Any) -> Non
 def test_a_class_with_a_trigger_and_no_flagged_sample_is_called_incomplete(
     poisoned_set: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    classes = tuple(replace(entry, flagged=0) for entry in poisoned_set.report.classes)
+    classes = tuple(replace(entry, flagged=0, kept_scores=None) for entry in poisoned_set.report.classes)
     blind = replace(poisoned_set.report, flagged=(), classes=classes)
     with caplog.at_level(logging.WARNING):
         result = train_clean(poisoned_set.train, **{**poisoned_set.options, "report": blind, "epochs": 1})
