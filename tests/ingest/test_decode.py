@@ -104,14 +104,6 @@ def test_16_bit_rgb_keeps_its_high_byte() -> None:
     np.testing.assert_array_equal(decode_image(png16_rgb(deep)), (deep >> 8).astype(np.uint8))
 
 
-def test_exif_orientation_is_not_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = saved(Image.fromarray(RGB), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode_image(data), RGB)
-    assert image_size(data) == (6, 9)
-
-
 def test_first_frame_counts() -> None:
     frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
     for suffix in ("GIF", "TIFF", "WEBP"):

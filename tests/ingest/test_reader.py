@@ -44,9 +44,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     calls: list[object] = []
     real = shard_pass.decode_images
 
-    def counting(images: Any, size: Any = None) -> Any:
+    def counting(images: Any, *more: Any) -> Any:
         calls.extend(images)
-        return real(images, size)
+        return real(images, *more)
 
     monkeypatch.setattr(shard_pass, "decode_images", counting)
     return calls

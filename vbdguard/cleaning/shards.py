@@ -21,7 +21,7 @@ from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import sequence_digest
 from vbdguard.ingest.reading import entry_identity
 from vbdguard.report import FlaggedSample, ShardReport, SkippedSample
-from vbdguard.sources.base import RawSample, Shard, Unreadable
+from vbdguard.sources.base import RawSample, Shard, Unreadable, exif_rule
 from vbdguard.sources.cutting import CuttingPlan, Fate, Places, Ruling, Written, is_safe_name
 from vbdguard.sources.files import file_digest
 from vbdguard.sources.folder import FolderShard
@@ -157,7 +157,7 @@ class _Rule:
         if sample.key not in self._skipped_keys:
             return ruling
         try:
-            decode_image(sample.image, self._task.image_size)
+            decode_image(sample.image, self._task.image_size, exif=exif_rule(self._task.shard))
         except ReadError as error:
             return replace(ruling, fate=Fate.SKIPPED, reason=error.reason, detail=error.detail, is_judged=False)
         return ruling

@@ -12,7 +12,7 @@ from vbdguard.guards.kinds import is_a
 from vbdguard.guards.screen import Pass, Screen, StreamRecord
 from vbdguard.guards.stream_request import StreamRequest
 from vbdguard.guards.stream_source import stream_sample
-from vbdguard.sources.base import RawSample
+from vbdguard.sources.base import ExifRule, RawSample
 from vbdguard.sources.files import open_binary
 from vbdguard.sources.torch_items import LABEL_NAMES, to_label
 
@@ -29,7 +29,9 @@ def guard_hugging_face_stream(dataset: Any, request: StreamRequest) -> Any:
     original = dataset.features[columns.image]
     formatting = getattr(dataset, "_formatting", None)
     raw = dataset.with_format(None).cast_column(columns.image, Image(mode=original.mode, decode=False))
-    report, screen = request.scan(_HuggingFaceItems(raw, columns), name="IterableDataset")
+    # The library turns what it decodes; who decodes on his own sees what is stored.
+    exif: ExifRule = "turned" if original.decode else "stored"
+    report, screen = request.scan(_HuggingFaceItems(raw, columns), name="IterableDataset", exif=exif)
     guarded = raw.filter(_Admits(screen, columns), with_indices=True)
     # Casting the column back would not decode it: behind a filter, the library takes examples for decoded.
     decode = original.decode_example if original.decode else None

@@ -11,6 +11,7 @@ from vbdguard.guards.policy import Policy
 from vbdguard.guards.screen import Screen, make_screen, scanned
 from vbdguard.guards.stream_source import StreamSource
 from vbdguard.report import ScanReport
+from vbdguard.sources.base import ExifRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class StreamRequest:
     report: ScanReport | None
     cache_dir: Path | None
 
-    def scan(self, items: Any, *, name: str) -> tuple[ScanReport, Screen]:
+    def scan(self, items: Any, *, name: str, exif: ExifRule = "stored") -> tuple[ScanReport, Screen]:
         """Scan a stream of raw items; return the report, and the screen that it means."""
-        source = StreamSource(items)
+        source = StreamSource(items, exif=exif)
         report, digests = scanned(source, self.config, self.report, name=name, cache_dir=self.cache_dir)
         return report, make_screen(report, digests, self.policy, name=name, cache_dir=self.cache_dir)

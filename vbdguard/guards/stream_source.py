@@ -14,7 +14,7 @@ import numpy as np
 
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, sample_digest, skipped_digest
-from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.torch_items import split_item, to_label, to_pixels
 
 MAX_REPLAY = 128 << 20
@@ -31,13 +31,14 @@ class StreamSource:
 
     Args:
         dataset: yields (image, label) or dicts of them; images as encoded bytes, Pillow images, arrays or tensors.
+        exif: whether the stream's own library turns encoded images by their EXIF orientation.
     """
 
     is_picklable = False
     class_names: Mapping[int, str] | None = None
 
-    def __init__(self, dataset: Iterable[Any]) -> None:
-        self._shard = StreamShard(dataset)
+    def __init__(self, dataset: Iterable[Any], *, exif: ExifRule = "stored") -> None:
+        self._shard = StreamShard(dataset, exif)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,6 +67,7 @@ class StreamShard:
     """A stream from its start to its end."""
 
     dataset: Iterable[Any]
+    exif: ExifRule = "stored"
     items: int | None = None
     _digest: str | None = None
     _replay: list[RawSample | Unreadable] | None = field(default=None, repr=False)

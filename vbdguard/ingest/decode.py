@@ -8,7 +8,8 @@ The rule, version `DECODE_RULE` (it enters every store key, with the decoder's o
   `convert("RGB")` drops it, since that is what trainers see.
 - 16-bit samples keep their high byte. (Pillow's own I;16 -> RGB clips at 255 and turns most pixels white.)
   32-bit integer and float images have no fixed white and are refused.
-- The EXIF orientation is not applied: neither torchvision nor webdataset applies it.
+- The EXIF orientation is applied where the reader that trains applies it, which is a property of the source: parquet,
+  arrow, `metadata.csv` and folders by Hugging Face's rule are turned, everything else is seen as it is stored.
 - Everything is resized to one (H, W) without keeping the aspect ratio, so a trigger at a fixed relative place
   stays at one place. Axes that shrink use area averaging (Pillow's BOX: it keeps the mean contrast of a small
   patch and does not ring), axes that grow use BILINEAR. JPEG is decoded in full: `draft()` would lose
@@ -32,6 +33,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL import __version__ as pillow_version
 
 from vbdguard.errors import ReadError
+from vbdguard.ingest.orientation import Turner, make_turner, upright_size
+from vbdguard.sources.base import ExifRule
 from vbdguard.sources.pointers import pointer_error
 
 DECODE_RULE = "2"
@@ -47,12 +50,15 @@ def decoder_id() -> str:
     return f"rule{DECODE_RULE}-pillow{pillow_version}-jpeg{features.version('libjpeg_turbo')}"
 
 
-def decode_image(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def decode_image(
+    image: bytes | NDArray[np.uint8], size: tuple[int, int] | None = None, *, exif: ExifRule = "stored"
+) -> NDArray[np.uint8]:
     """Return the canonical pixels of one image.
 
     Args:
         image: an encoded file, or uint8 pixels (H, W) or (H, W, C), C = 1, 3 or 4.
         size: height and width of the result in pixels; None keeps the image's own.
+        exif: whether an encoded image is turned by its EXIF orientation.
 
     Returns:
         uint8 (H, W, 3), RGB, C-contiguous.
@@ -61,22 +67,23 @@ def decode_image(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None 
         ReadError: "undecodable", "truncated", "too-large", "unsupported-mode" or "git-lfs-pointer".
     """
     with _strict_pillow():
-        return _decode(image, size).copy()
+        return _decode(image, size, make_turner(exif)).copy()
 
 
 def decode_images(
-    images: Sequence[bytes | NDArray[np.uint8]], size: tuple[int, int] | None = None
+    images: Sequence[bytes | NDArray[np.uint8]], size: tuple[int, int] | None = None, turner: Turner | None = None
 ) -> list[NDArray[np.uint8] | ReadError]:
     """Return for each image what `decode_image` returns, read-only, or the error that it raises.
 
-    Holding Pillow to the rule takes as long as opening a small image, and is done once for all.
+    Holding Pillow to the rule takes as long as opening a small image, and is done once for all. What turns images by
+    their EXIF orientation is the caller's, since it counts them.
     """
     with _strict_pillow():
-        return [_decode_or_error(image, size) for image in images]
+        return [_decode_or_error(image, size, turner) for image in images]
 
 
-def image_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
-    """Return height and width in pixels, read from the header alone.
+def image_size(image: bytes | NDArray[np.uint8], *, exif: ExifRule = "stored") -> tuple[int, int]:
+    """Return height and width in pixels, read from the header alone; a PNG that may be turned is read to its end.
 
     Raises:
         ReadError: as `decode_image`, as far as the header shows it.
@@ -85,23 +92,29 @@ def image_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
         return _rgb_from_array(image).shape[:2]
     with _strict_pillow():
         opened = _open(image)
-        return opened.height, opened.width
+        try:
+            return (opened.height, opened.width) if exif == "stored" else upright_size(opened)
+        except Exception as error:
+            raise _read_error(image, error) from error
 
 
-def _decode_or_error(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8] | ReadError:
+def _decode_or_error(
+    image: bytes | NDArray[np.uint8], size: tuple[int, int] | None, turner: Turner | None
+) -> NDArray[np.uint8] | ReadError:
     try:
-        return _decode(image, size)
+        return _decode(image, size, turner)
     except ReadError as error:
         return error
 
 
-def _decode(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _decode(image: bytes | NDArray[np.uint8], size: tuple[int, int] | None, turner: Turner | None) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         pixels = _rgb_from_array(image)
         return pixels if size in (None, pixels.shape[:2]) else _pixels(_resize(Image.fromarray(pixels), size))
     opened = _open(image)
     try:
-        return _pixels(_resize(_to_rgb(opened), size))
+        upright = opened if turner is None else turner(opened)
+        return _pixels(_resize(_to_rgb(upright), size))
     except ReadError:
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ _SAMPLE_TAG = b"vbdguard sample 1\0"
 _SKIPPED_TAG = b"vbdguard skipped 1\0"
 _SEQUENCE_TAG = b"vbdguard sequence 1\0"
 _DATASET_TAG = b"vbdguard dataset 1\0"
+_TURNED_TAG = b"vbdguard dataset 1 turned\0"
 _COPIED = 16 << 10
 
 
@@ -80,13 +81,15 @@ def sequence_digest(parts: Iterable[bytes]) -> str:
     return hasher.hexdigest()
 
 
-def dataset_digest(digests: NDArray[np.uint8], skipped: Iterable[bytes] = ()) -> str:
+def dataset_digest(digests: NDArray[np.uint8], skipped: Iterable[bytes] = (), *, is_turned: bool = False) -> str:
     """Return the hex digest of a data set, whatever the order of its samples and shards.
 
     Args:
         digests: uint8 (N, 32), `sample_digest` of every sample whose bytes and label were read, in any order.
             Samples that later turn out undecodable belong here too: the digest names the data, not the decoder.
         skipped: `skipped_digest` of every other entry, in any order.
+        is_turned: whether an image among them is seen otherwise than it is stored, because its source turns images by
+            their EXIF orientation. Where nothing was turned, both rules show the same data, under the same digest.
 
     Raises:
         ValueError: if `digests` is not (N, 32).
@@ -94,7 +97,7 @@ def dataset_digest(digests: NDArray[np.uint8], skipped: Iterable[bytes] = ()) ->
     if digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
         raise ValueError(f"expected digests of shape (N, {DIGEST_BYTES}), got {digests.shape}")
     left_out = sorted(skipped)
-    hasher = blake3(_DATASET_TAG + pack("<QQ", len(digests), len(left_out)))
+    hasher = blake3((_TURNED_TAG if is_turned else _DATASET_TAG) + pack("<QQ", len(digests), len(left_out)))
     hasher.update(digests[digest_order(digests)].tobytes())
     hasher.update(b"".join(left_out))
     return hasher.hexdigest()

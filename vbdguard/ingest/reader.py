@@ -26,7 +26,7 @@ from vbdguard.ingest.staging import staging_area
 from vbdguard.ingest.store import PixelStore, build_store
 from vbdguard.progress import Progress, Silent
 from vbdguard.report import ShardReport, SkippedSample, Status
-from vbdguard.sources.base import Shard, Source
+from vbdguard.sources.base import ExifRule, Shard, Source, exif_rule
 from vbdguard.sources.opening import open_source
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Ingested:
     """Sorted by name."""
     skipped: tuple[SkippedSample, ...]
     """Sorted by key."""
+    exif_rules: tuple[ExifRule, ...] = ("stored",)
+    """Those of the source's shards, sorted."""
 
     @property
     def status(self) -> Status:
@@ -63,7 +65,7 @@ class Ingested:
 
         The dataset's digest does not tell: it names the data, whoever may be able to decode how much of them.
         """
-        seen = json.dumps([decoder_id(), self.store.image_shape, self.store.class_labels])
+        seen = json.dumps([decoder_id(), self.exif_rules, self.store.image_shape, self.store.class_labels])
         return sequence_digest([seen.encode(), self.store.digests.tobytes()])
 
 
@@ -170,10 +172,11 @@ def _collect(source: Source, outcomes: Sequence[ShardOutcome], size: tuple[int, 
     _check_scannable(source, store, left_out)
     return Ingested(
         store,
-        _dataset_digest(store, [pair[1] for pair in skipped]),
+        _dataset_digest(store, [pair[1] for pair in skipped], is_turned=any(segment.turned for segment in segments)),
         source.names,
         tuple(sorted(reports, key=lambda report: report.name)),
         left_out,
+        tuple(sorted({exif_rule(shard) for shard in source.shards})),
     )
 
 
@@ -204,11 +207,11 @@ def _shard_report(
     return ShardReport(shard.name, outcome.digest, samples, status)
 
 
-def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry]) -> str:
+def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry], *, is_turned: bool) -> str:
     identities = [bytes.fromhex(entry.identity) for entry in skipped if entry.was_read]
     read = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, DIGEST_BYTES)
     unread = [bytes.fromhex(entry.identity) for entry in skipped if not entry.was_read]
-    return dataset_digest(np.concatenate([store.digests, read]), unread)
+    return dataset_digest(np.concatenate([store.digests, read]), unread, is_turned=is_turned)
 
 
 def _check_scannable(source: Source, store: PixelStore, skipped: Sequence[SkippedSample]) -> None:

@@ -26,9 +26,10 @@ from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
 from vbdguard.ingest.keys import PackedKeys
 from vbdguard.ingest.staging import PREFIX, staging_name
+from vbdguard.sources.base import ExifRule
 from vbdguard.sources.files import BLOCK, file_digest
 
-SEGMENT_VERSION = 2
+SEGMENT_VERSION = 3
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
 _SIZE_END = "-"
 _HEX = re.compile("[0-9a-f]{1,16}")
@@ -58,13 +59,22 @@ class Segment:
     """As the source gives them, less the shard's name where they begin with it."""
     labels: tuple[int | str, ...]
     skipped: tuple[SkippedEntry, ...]
+    turned: int = 0
+    """How many images are seen otherwise than they are stored, turned by their EXIF orientation."""
 
 
 class DamagedSegmentError(Exception):
     """A segment that is there but is not what was written."""
 
 
-def segment_key(content: str, *, size: int | None, image_size: tuple[int, int], label_key: str | None) -> str:
+def segment_key(
+    content: str,
+    *,
+    size: int | None,
+    image_size: tuple[int, int],
+    label_key: str | None,
+    exif: ExifRule = "stored",
+) -> str:
     """Return the name of the segment that a shard's content becomes: a digest, behind the size of a shard's file.
 
     Args:
@@ -72,8 +82,9 @@ def segment_key(content: str, *, size: int | None, image_size: tuple[int, int], 
         size: bytes of the file, as `known_sizes` is to tell them; None where the shard is none.
         image_size: canonical height and width.
         label_key: where the labels were looked for.
+        exif: whether images were turned by their EXIF orientation.
     """
-    parts = (SEGMENT_VERSION, content, list(image_size), decoder_id(), label_key)
+    parts = (SEGMENT_VERSION, content, list(image_size), decoder_id(), label_key, exif)
     name = sequence_digest([json.dumps(part).encode() for part in parts])
     return name if size is None else f"{size:x}{_SIZE_END}{name}"
 
@@ -116,7 +127,7 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
         skipped = tuple(SkippedEntry(**entry) for entry in body["skipped"])
         shared: dict[int | str, int | str] = {}
         labels = tuple(shared.setdefault(label, label) for label in body["labels"])  # a name is held once
-        return Segment(path, digests, PackedKeys(body["keys"]), labels, skipped)
+        return Segment(path, digests, PackedKeys(body["keys"]), labels, skipped, int(body["turned"]))
     except DamagedSegmentError:
         raise
     except Exception as error:  # whatever a damaged file makes json, numpy or a lookup raise
@@ -167,12 +178,12 @@ class SegmentWriter:
         self._labels.append(label)
         self._digests.append(digest)
 
-    def commit(self, target: Path, skipped: Sequence[SkippedEntry]) -> None:
+    def commit(self, target: Path, skipped: Sequence[SkippedEntry], *, turned: int = 0) -> None:
         """Finish the files and move them to `target`; if somebody else was first, theirs stays."""
         with _writing(target):
             self._finish_pixels()
             self._write_digests()
-            self._write_samples(target.name, skipped)
+            self._write_samples(target.name, skipped, turned)
             _move(self._folder, target)
 
     def close(self) -> None:
@@ -191,11 +202,12 @@ class SegmentWriter:
             np.save(file, digests, allow_pickle=False)
             _sync(file)
 
-    def _write_samples(self, name: str, skipped: Sequence[SkippedEntry]) -> None:
+    def _write_samples(self, name: str, skipped: Sequence[SkippedEntry], turned: int) -> None:
         body = {
             "keys": self._keys,
             "labels": self._labels,
             "skipped": [asdict(entry) for entry in skipped],
+            "turned": turned,
             "checksums": {name: file_digest(str(self._folder / name)) for name in ("pixels.npy", "digests.npy")},
         }
         with (self._folder / "samples.json").open("w", encoding="ascii") as file:

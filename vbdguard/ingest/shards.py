@@ -10,6 +10,7 @@ from uuid import uuid4
 from vbdguard.errors import CacheError, ReadError, SourceError
 from vbdguard.ingest.decode import decode_images
 from vbdguard.ingest.digest import sample_digest, skipped_digest
+from vbdguard.ingest.orientation import make_turner
 from vbdguard.ingest.reading import ShardReading, entry_bytes, entry_identity
 from vbdguard.ingest.segments import (
     DamagedSegmentError,
@@ -19,7 +20,7 @@ from vbdguard.ingest.segments import (
     remove_segment,
     segment_key,
 )
-from vbdguard.sources.base import RawSample, Shard, Unreadable
+from vbdguard.sources.base import RawSample, Shard, Unreadable, exif_rule
 
 Batch = list[RawSample | Unreadable]
 
@@ -98,7 +99,13 @@ def _failure(error: Exception) -> tuple[str, str]:
 
 
 def _segment_path(task: ShardTask, reading: ShardReading) -> Path:
-    name = segment_key(reading.content, size=reading.size, image_size=task.image_size, label_key=task.label_key)
+    name = segment_key(
+        reading.content,
+        size=reading.size,
+        image_size=task.image_size,
+        label_key=task.label_key,
+        exif=exif_rule(task.shard),
+    )
     return task.store_dir / "segments" / name
 
 
@@ -107,10 +114,12 @@ def _build(task: ShardTask, reading: ShardReading) -> Path:
     left_out: list[SkippedEntry | Unreadable] = []
     seen: list[bytes] = []
     prefix = reading.key_prefix
+    turner = make_turner(exif_rule(task.shard))
     writer = SegmentWriter(task.staging / uuid4().hex, task.image_size)
     try:
         for batch in _batches(reading, task.image_size):
-            decoded = iter(decode_images([e.image for e in batch if isinstance(e, RawSample)], task.image_size))
+            images = [entry.image for entry in batch if isinstance(entry, RawSample)]
+            decoded = iter(decode_images(images, task.image_size, turner))
             for entry in batch:
                 if isinstance(entry, Unreadable):
                     left_out.append(entry)
@@ -127,7 +136,7 @@ def _build(task: ShardTask, reading: ShardReading) -> Path:
         reading.check(seen)
         path = _segment_path(task, reading)
         skipped = [one if isinstance(one, SkippedEntry) else _skipped(one, prefix, reading.digest) for one in left_out]
-        writer.commit(path, skipped)
+        writer.commit(path, skipped, turned=0 if turner is None else turner.turned)
         return path
     finally:
         writer.close()

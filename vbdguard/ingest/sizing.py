@@ -12,7 +12,7 @@ from collections import Counter
 
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.ingest.decode import image_size
-from vbdguard.sources.base import Shard, Unreadable
+from vbdguard.sources.base import Shard, Unreadable, exif_rule
 
 PROBED_SAMPLES = 64
 MAX_SIDE = 96
@@ -26,12 +26,13 @@ Votes = Counter[tuple[int, int]]
 def probe_sizes(shard: Shard) -> Votes:
     """Return how many of the shard's first images have which (height, width); none where it cannot be read."""
     votes: Votes = Counter()
+    exif = exif_rule(shard)
     try:
         for entry in shard.read():
             if isinstance(entry, Unreadable):
                 continue
             try:
-                votes[image_size(entry.image)] += 1
+                votes[image_size(entry.image, exif=exif)] += 1
             except ReadError:
                 continue  # the pass over the whole shard reports it
             if votes.total() == PROBED_SAMPLES:

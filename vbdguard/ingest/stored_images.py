@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from vbdguard.by_shard import FlaggedPlace, flagged_places
 from vbdguard.ingest.digest import sequence_digest
 from vbdguard.ingest.segments import DamagedSegmentError, Segment, load_segment, open_pixels, segment_key
 from vbdguard.report import ScanReport
+from vbdguard.sources.base import ExifRule
 
 _MOST_SEGMENTS = 256
 """Enough for a picture of every class; a segment takes some milliseconds to open."""
@@ -117,8 +120,8 @@ def _file_segments(report: ScanReport, folders: dict[str, Path]) -> Iterator[tup
     named = report.config.get("label_key")
     label_keys = {None, named if isinstance(named, str) else None}
     for place in _richest(flagged_places(report)):
-        for label_key in label_keys if digests.get(place) else ():
-            key = segment_key(digests[place], size=None, image_size=(height, width), label_key=label_key)
+        for label_key, exif in product(label_keys, get_args(ExifRule)) if digests.get(place) else ():
+            key = segment_key(digests[place], size=None, image_size=(height, width), label_key=label_key, exif=exif)
             if key in folders:
                 yield folders[key], place
 

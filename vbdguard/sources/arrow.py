@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from vbdguard.errors import ReadError, SourceError
-from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.faults import within_faults
 from vbdguard.sources.files import file_digest, head, open_binary
@@ -39,6 +39,8 @@ class ArrowShard:
     path: str
     name: str
     label_key: str | None = None
+    exif: ClassVar[ExifRule] = "turned"
+    """Of Hugging Face's `datasets`, whose layout this is."""
     _digest: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def digest(self) -> str:

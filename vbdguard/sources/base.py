@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+ExifRule = Literal["stored", "turned"]
+"""Whether images are seen as they are stored, or turned by their EXIF orientation (`vbdguard.ingest.orientation`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class Shard(Protocol):
         Raises:
             ReadError: if the shard as a whole cannot be read.
         """
+
+
+def exif_rule(shard: Shard) -> ExifRule:
+    """Return how the reader that trains on a shard treats EXIF; a shard that is not "stored" says so in `exif`."""
+    return cast(ExifRule, getattr(shard, "exif", "stored"))
 
 
 @runtime_checkable

@@ -4,7 +4,9 @@
     huggingface     `load_dataset("imagefolder")`: the folder that holds the file is the class; what is hidden is left
 
 Where both rules give the same samples, nobody needs to say which one it is. Where they do not, the scan asks: labels
-that are not those of the training would make its answer worthless.
+that are not those of the training would make its answer worthless. With the rule goes whether images are turned by
+their EXIF orientation: Hugging Face turns them, torchvision does not. Where both give the same labels and nobody names
+one, they are seen as they are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from vbdguard.config import FolderRule
 from vbdguard.errors import NothingToScanError, ReadError, SourceError
-from vbdguard.sources.base import RawSample, Shard, Unreadable
+from vbdguard.sources.base import ExifRule, RawSample, Shard, Unreadable
 from vbdguard.sources.files import is_url, open_binary
 from vbdguard.sources.pointers import missing_outputs
 from vbdguard.sources.remote import filesystem
@@ -40,6 +42,7 @@ class FolderShard:
     name: str
     files: tuple[tuple[str, str], ...]
     """Path relative to the root, and class name."""
+    exif: ExifRule = "stored"
 
     def digest(self) -> None:
         """Return None: a slice is no file, its samples decide."""
@@ -91,7 +94,7 @@ def open_folder(root: str, *, rule: FolderRule | None = None) -> ShardSource:
     paths = sorted(_remote_images(root) if is_url(root) else _local_images(root), key=_torchvision_order)
     classes = sorted({PurePosixPath(path).parts[0] for path in paths if "/" in path} | set(_folders(root)))
     _refuse_splits(root, classes, paths)
-    files = _chosen(root, paths, rule)
+    files, rule = _chosen(root, paths, rule)
     if not files:
         raise NothingToScanError(
             f"{root} holds no labelled image: labels are taken from class folders, as in {root}/cat/1.jpg; "
@@ -99,24 +102,35 @@ def open_folder(root: str, *, rule: FolderRule | None = None) -> ShardSource:
         )
     if rule == "huggingface" or {label for _, label in files} - set(classes):
         classes = sorted({label for _, label in files})
-    return ShardSource((root,), _shards(root, files), dict(enumerate(classes)), not root.startswith("memory://"))
+    return ShardSource(
+        (root,),
+        _shards(root, files, "turned" if rule == "huggingface" else "stored"),
+        dict(enumerate(classes)),
+        not root.startswith("memory://"),
+    )
 
 
-def _shards(root: str, files: Sequence[tuple[str, str]]) -> list[Shard]:
+def _shards(root: str, files: Sequence[tuple[str, str]], exif: ExifRule) -> list[Shard]:
     slices = [tuple(files[start : start + FILES_PER_SHARD]) for start in range(0, len(files), FILES_PER_SHARD)]
     full = root if is_url(root) else str(Path(root).resolve())
     name = PurePosixPath(full).name
-    shards: list[Shard] = [FolderShard(full, f"{name}#{number:06d}", part) for number, part in enumerate(slices)]
+    shards: list[Shard] = [FolderShard(full, f"{name}#{number:06d}", part, exif) for number, part in enumerate(slices)]
     return shards if is_url(root) else [*shards, *missing_outputs(root)]
 
 
-def _chosen(root: str, paths: Sequence[str], rule: FolderRule | None) -> list[tuple[str, str]]:
-    """Return the files with their labels by the rule that was named, or by both where they agree."""
+def _chosen(
+    root: str, paths: Sequence[str], rule: FolderRule | None
+) -> tuple[list[tuple[str, str]], FolderRule | None]:
+    """Return the files with their labels, and the rule that gave them; None where both rules do."""
     ours, theirs = torchvision_labels(paths), hugging_face_labels(paths)
-    if rule is not None or not ours:
-        return ours if rule == "torchvision" else theirs
-    if not theirs or dict(ours) == dict(theirs):  # without labels, nobody trains a classifier by the other rule
-        return ours
+    if rule == "torchvision":
+        return ours, rule
+    if rule == "huggingface" or not ours:
+        return theirs, "huggingface"
+    if not theirs:  # without labels, nobody trains a classifier by the other rule
+        return ours, "torchvision"
+    if dict(ours) == dict(theirs):
+        return ours, None
     where = sorted(set(ours) ^ set(theirs))[0][0]
     by_ours, by_theirs = dict(ours).get(where), dict(theirs).get(where)
     raise SourceError(

@@ -35,7 +35,9 @@ class FolderPlan:
             parts[fate].append((new_path, new_label))
         return tuple(
             Written(
-                fate, FolderShard(str(root), self.shard.name, tuple(files)), tuple(root / path for path, _ in files)
+                fate,
+                FolderShard(str(root), self.shard.name, tuple(files), self.shard.exif),
+                tuple(root / path for path, _ in files),
             )
             for fate, root in roots.items()
             if (files := parts[fate])

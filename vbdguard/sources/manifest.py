@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from vbdguard.errors import NothingToScanError, ReadError, SourceError
-from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import LABEL_COLUMNS
 from vbdguard.sources.cutting import is_safe_name
 from vbdguard.sources.files import is_url, open_binary
@@ -25,6 +25,8 @@ from vbdguard.sources.folder import FILES_PER_SHARD, read_image
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.tar import checked_label
 
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""With one of these, Hugging Face takes labels from it and not from folders; it turns images by EXIF."""
 PATH_COLUMNS = (
     "file_name",
     "path",
@@ -69,6 +71,7 @@ class ManifestShard:
     """The manifest's name."""
     name: str
     rows: tuple[Row, ...]
+    exif: ExifRule = "stored"
 
     def digest(self) -> None:
         """Return None: a slice is no file, its samples decide."""
@@ -112,7 +115,8 @@ def open_manifest(path: str, *, label_key: str | None = None) -> ShardSource:
         raise NothingToScanError(f"{path} holds no row; expected an image and a label in each")
     root, name = _split(path)
     slices = [rows[start : start + FILES_PER_SHARD] for start in range(0, len(rows), FILES_PER_SHARD)]
-    shards = [ManifestShard(root, name, f"{name}#{number:06d}", part) for number, part in enumerate(slices)]
+    exif: ExifRule = "turned" if name in METADATA else "stored"
+    shards = [ManifestShard(root, name, f"{name}#{number:06d}", part, exif) for number, part in enumerate(slices)]
     return ShardSource((path,), shards, None, not root.startswith("memory://"))
 
 

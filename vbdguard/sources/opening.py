@@ -18,7 +18,7 @@ from vbdguard.sources.commands import CommandShard, is_command
 from vbdguard.sources.files import is_url, short_names
 from vbdguard.sources.folder import IMAGE_SUFFIXES, open_folder
 from vbdguard.sources.kinds import SHARD_SUFFIXES, Kind, kind_of
-from vbdguard.sources.manifest import open_manifest
+from vbdguard.sources.manifest import METADATA, open_manifest
 from vbdguard.sources.npz import NpzShard
 from vbdguard.sources.parquet import ParquetShard, parquet_class_names
 from vbdguard.sources.pointers import MissingShard, PointerShard, missing_outputs
@@ -27,9 +27,6 @@ from vbdguard.sources.shards import ShardSource, expand
 from vbdguard.sources.tar import TarShard
 
 log = logging.getLogger(__name__)
-
-METADATA = ("metadata.csv", "metadata.jsonl")
-"""With one of these, Hugging Face takes labels from it and not from folders."""
 
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_.])")
 _SCANNABLE = "tar shards, parquet, arrow or npz files, a CSV or JSON-lines manifest, or one folder per class"

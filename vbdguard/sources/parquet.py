@@ -6,12 +6,12 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blake3 import blake3
 
 from vbdguard.errors import ReadError, SourceError
-from vbdguard.sources.base import RawSample, Unreadable
+from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
 from vbdguard.sources.faults import within_faults
@@ -46,6 +46,8 @@ class ParquetShard:
     path: str
     name: str
     label_key: str | None = None
+    exif: ClassVar[ExifRule] = "turned"
+    """Of Hugging Face's `datasets`, whose layout this is."""
     _digest: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def digest(self) -> str:
