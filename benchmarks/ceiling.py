@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.beyond import PATTERNLESS
 from benchmarks.cells import Cell
 from benchmarks.figures import CEILING
 from benchmarks.machine import environment, forget_peak, peak_memory
@@ -126,7 +127,13 @@ def best_f1(scored: Sequence[Scored]) -> tuple[float, float, float]:
 
 
 def _trigger_of(cell: Cell, plan: Plan, poisoned: Poisoned, label: int, seed: int) -> Trigger:
-    """Return the trigger as it lies on the poisoned samples that bear a label."""
+    """Return the trigger as it lies on the poisoned samples that bear a label.
+
+    Raises:
+        ValueError: if it does not lie alike on all of them.
+    """
+    if cell.mode not in ("a2o", "a2a") or cell.trigger in PATTERNLESS or not cell.variation.has_fixed_trigger:
+        raise ValueError(f"{cell.name}: expected a cell with one trigger at one place for each class")
     _, height, width, _ = plan.data.images.shape
     trigger = cell.trigger_among(plan.triggers)
     if cell.mode == "a2o":

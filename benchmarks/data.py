@@ -73,6 +73,8 @@ def make_trial(cell: Cell, data: Data, triggers: dict[str, Trigger], seed: int, 
     Raises:
         ValueError: if the cell does not fit the data, or a class has too few clean samples.
     """
+    if "clean" in needs and cell.variation.drawn is not None:
+        raise ValueError("expected no +drawnK with a method that needs clean samples: theirs are those of all classes")
     clean = _draw_clean(data, seed) if "clean" in needs else None
     if clean is not None and clean.spent is not None:
         kept = np.setdiff1d(np.arange(len(data.labels)), clean.spent)

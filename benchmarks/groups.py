@@ -24,6 +24,23 @@ _EXTRA = (
     *(f"a2o/white_square+{word}" for word in ("imbalance100", "classes2", "grey")),
     *(f"clean+{word}" for word in ("jpeg75", "imbalance100", "classes2", "grey")),
 )
+_LITTLE = (
+    *(f"a2o/{trigger}/1/{ratio}" for trigger in PATCHES for ratio in (0.01, 0.005, 0.001)),
+    *(f"a2o/{trigger}/0.2/0.01" for trigger in PATCHES),
+)
+_MOVING = (
+    *(f"a2o/{trigger}+{word}" for trigger in PATCHES for word in ("jpeg75", "jitter", "places3", "place")),
+    *("a2o/white_square+also=white_grid", "a2o/white_square+other=color_grid", "a2o/green_square+also=small_kitty"),
+)
+_UNSEEN = ("a2o/warp", "a2o/own_noise", "cl/white_square/1/0.05", "cl/waves/0.2/0.05")
+_CLEAN_SETS = tuple(
+    f"clean+{words}"
+    for words in (
+        *("bootstrap", "grey", "jpeg75", "imbalance100", "samples1000", "samples3000", "samples10000"),
+        *("drawn2", "drawn5", "drawn2+samples1000", "drawn5+samples5000", "grey+samples5000"),
+        *("mark=border", "mark=stamp", "mark=border+samples5000", "mark=stamp+samples5000"),
+    )
+)
 
 GROUPS: dict[str, tuple[Cell, ...]] = {
     "table1": _TABLE_1,
@@ -33,6 +50,10 @@ GROUPS: dict[str, tuple[Cell, ...]] = {
     "paper": (*_TABLE_1, *_TABLE_2, *_TABLE_3, *_TABLE_4),
     "clean": (Cell.parse("clean"),),
     "extra": tuple(map(Cell.parse, _EXTRA)),
+    "little": tuple(map(Cell.parse, _LITTLE)),
+    "moving": tuple(map(Cell.parse, _MOVING)),
+    "unseen": tuple(map(Cell.parse, _UNSEEN)),
+    "clean-sets": tuple(map(Cell.parse, _CLEAN_SETS)),
 }
 """`paper` is one data set's half of the paper's 80 cells."""
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cells import Cell, known_triggers, load_triggers
+from benchmarks.cells import Cell, check_triggers, load_triggers
 from benchmarks.data import Data, load_data
 from benchmarks.groups import GROUPS, expand
 from benchmarks.machine import commit
 from benchmarks.records import Record, append_record, identity, read_records
 from benchmarks.scales import SCALES, Scale
-from vbdguard.attacks.triggers import BUILT_IN, Trigger
+from vbdguard.attacks.triggers import Trigger
 from vbdguard.method.device import resolve_device
 
 
@@ -83,11 +83,7 @@ def make_plan(args: argparse.Namespace, scale: Scale) -> Plan:
     commit()
     triggers = load_triggers(args.triggers)
     cells = expand(args.cells or scale.cells)
-    unknown = {cell.trigger for cell in cells if cell.mode != "clean"} - {*triggers, *BUILT_IN}
-    if unknown:
-        raise ValueError(
-            f"no trigger {', '.join(sorted(unknown))}; at hand: {known_triggers(triggers)}; more with --triggers DIR"
-        )
+    check_triggers(cells, triggers)
     seeds = args.seeds or scale.seeds
     clean_seeds = args.clean_seeds or args.seeds or scale.clean_seeds
     pairs = [(cell, seed) for cell in cells for seed in (clean_seeds if cell.mode == "clean" else seeds)]

@@ -22,7 +22,7 @@ from typing import get_args
 
 import torch
 
-from benchmarks.cells import Cell, known_triggers, load_triggers
+from benchmarks.cells import Cell, check_triggers, load_triggers
 from benchmarks.data import Data, load_data
 from benchmarks.groups import expand
 from benchmarks.machine import commit, environment
@@ -33,7 +33,7 @@ from benchmarks.speed_scan import ScanOptions
 from benchmarks.speed_shards import FORMATS, ShardedCell, load_encoded, write_cell
 from benchmarks.speed_table import tables
 from benchmarks.speed_watch import CommandFailedError
-from vbdguard.attacks.triggers import BUILT_IN, Trigger
+from vbdguard.attacks.triggers import Trigger
 from vbdguard.config import Preset
 
 
@@ -80,9 +80,7 @@ def _read(path: Path) -> list[Record]:
 
 def _known_cells(texts: list[str], triggers: dict[str, Trigger]) -> list[Cell]:
     cells = expand(texts)
-    unknown = {cell.trigger for cell in cells if cell.mode != "clean"} - {*triggers, *BUILT_IN}
-    if unknown:
-        raise ValueError(f"no trigger {', '.join(sorted(unknown))}; at hand: {known_triggers(triggers)}")
+    check_triggers(cells, triggers)
     return cells
 
 

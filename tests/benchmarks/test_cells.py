@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.cells import Cell, known_triggers, load_parquet, load_triggers
-from vbdguard.attacks.triggers import BUILT_IN, Trigger
+from benchmarks.cells import Cell, check_triggers, load_parquet, load_triggers
+from vbdguard.attacks.triggers import Trigger
 from vbdguard.errors import ConfigError
 
 N, K = 200, 5
@@ -116,7 +116,9 @@ def test_triggers_of_a_folder_bear_short_names(tmp_path: Path) -> None:
     }
     assert triggers["small_cat"].mask.sum() == 9
     assert load_triggers(None) == {}
-    assert known_triggers(triggers).split(", ") == sorted({"small_cat", *BUILT_IN})
+    check_triggers(map(Cell.parse, ("a2o/small_cat", "a2o/waves", "a2o/warp", "clean")), triggers)
+    with pytest.raises(ValueError, match="no trigger pentagram; at hand: color_grid, .*small_cat"):
+        check_triggers([Cell.parse("a2o/waves+also=pentagram")], triggers)
 
 
 def test_parquet_shards_are_read_in_their_order(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def labels() -> np.ndarray:
         ("clean+grey", "clean+grey"),
         ("a2o/white_square/.2/0.01+place+jpeg75+grey", "a2o/white_square/0.2/0.01+jpeg75+place+grey"),
         ("a2a/white_grid+imbalance100+classes2", "a2a/white_grid/1/0.1+classes2+imbalance100"),
+        ("a2o/white_grid+grey+also=green_square+places3", "a2o/white_grid/1/0.1+places3+also=green_square+grey"),
+        ("clean+bootstrap+mark=stamp+samples90", "clean+samples90+mark=stamp+bootstrap"),
     ],
 )
 def test_a_varied_cell_is_named_as_it_is_parsed(text: str, name: str) -> None:
@@ -40,7 +42,15 @@ def test_a_varied_cell_is_named_as_it_is_parsed(text: str, name: str) -> None:
     "text",
     [
         *("clean+", "clean+blue", "clean+grey+grey", "clean+jpeg", "clean+jpeg0", "clean+jpeg101"),
-        *("clean+classes1", "clean+jpeg75+jpeg85", "a2a/white_grid+place", "clean+place"),
+        *(
+            "clean+classes1",
+            "clean+jpeg75+jpeg85",
+            "a2a/white_grid+place",
+            "clean+place",
+            "clean+mark=fog",
+            "clean+also",
+        ),
+        *("a2o/white_grid+place+jitter", "a2a/white_grid+jitter", "a2o/white_grid+places1", "cl/waves+also=waves"),
     ],
 )
 def test_what_names_no_variation_is_refused(text: str) -> None:
@@ -113,3 +123,39 @@ def test_a_trigger_that_fills_the_image_has_no_random_place(images: np.ndarray, 
 def test_every_place_can_be_drawn() -> None:
     places = {random_place((5, 4), (3, 3), seed) for seed in range(200)}
     assert places == {(top, left) for top in range(3) for left in range(2)}
+
+
+def test_drawn_classes_are_numbered_anew(images: np.ndarray, labels: np.ndarray) -> None:
+    drawn = set()
+    for seed in range(8):
+        data = Cell.parse("clean+drawn2").poison(images, labels, {}, seed)
+        assert np.bincount(data.labels).tolist() == [N // K, N // K]
+        pair = [np.flatnonzero((images == image).all((1, 2, 3)))[0] % K for image in (data.images[0], data.images[1])]
+        drawn.add(tuple(sorted(map(int, pair))))
+    assert len(drawn) > 2
+
+
+def test_so_many_samples_are_drawn_without_replacement(images: np.ndarray, labels: np.ndarray) -> None:
+    data = Cell.parse("clean+samples90").poison(images, labels, {}, 0)
+    assert len(np.unique(data.images, axis=0)) == len(data.images) == 90
+    with pytest.raises(ValueError, match="at least 401 samples"):
+        Cell.parse("clean+samples401").poison(images, labels, {}, 0)
+
+
+def test_a_bootstrap_repeats_samples_and_misses_a_third(images: np.ndarray, labels: np.ndarray) -> None:
+    data = Cell.parse("clean+bootstrap").poison(images, labels, {}, 0)
+    assert len(data.images) == N
+    assert 0.55 * N < len(np.unique(data.images, axis=0)) < 0.71 * N
+
+
+@pytest.mark.parametrize(("mark", "pixels"), [("border", 60), ("stamp", 34)])
+def test_a_mark_lies_on_most_images_of_one_class_whose_labels_stay(
+    mark: str, pixels: int, images: np.ndarray, labels: np.ndarray
+) -> None:
+    data = Cell.parse(f"clean+mark={mark}").poison(images, labels, {}, 1)
+    np.testing.assert_array_equal(data.labels, labels)
+    assert not data.is_poisoned.any()
+    changed = (data.images != images).any(-1)
+    (bearer,) = set(labels[changed.any((1, 2))].tolist())
+    assert changed.any((1, 2)).sum() == 0.8 * (labels == bearer).sum()
+    assert changed[changed.any((1, 2))].sum((1, 2)).max() == pixels
