@@ -101,6 +101,15 @@ def test_the_clean_table_counts_alarms() -> None:
     assert (row["runs"], row["with an alarm"], row["flagged %, worst run"]) == ("4", "2 (50 %)", "0.010")
 
 
+def test_the_clean_table_bounds_the_rate_of_alarms_over_all_clean_sets() -> None:
+    grey = [clean(seed) | {"cell": "clean+grey"} for seed in range(20)]
+    first, second, whole = rows(clean_table([*map(clean, range(40)), *grey]))
+    assert [row["runs"] for row in (first, second, whole)] == ["40", "20", "60"]
+    # no alarm in n runs: 1 - 0.05 ** (1 / n)
+    assert [row["upper 95 % bound"] for row in (first, second, whole)] == ["7.2 %", "13.9 %", "4.9 %"]
+    assert whole["cell"] == "2 clean sets"
+
+
 def test_details_add_up_the_classes_and_leave_clean_runs_and_ceilings_out() -> None:
     records = [run(seed=1, classes_wrong=2), run(), clean(), run(method="ceiling")]
     (row,) = rows(details(records))
