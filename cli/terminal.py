@@ -15,6 +15,7 @@ from vbdguard.next_steps import next_steps
 from vbdguard.report import STAGES, ClassReport, ScanReport, TriggerReport
 from vbdguard.wording import (
     WHOLE_IMAGE,
+    artefact_words,
     attack_words,
     blend_words,
     class_words,
@@ -43,7 +44,7 @@ def render(report: ScanReport, console: Console, *, verbose: bool = False) -> No
     """Print a report; with `verbose` every class, more samples, and every setting."""
     render_verdict(report, console)
     _print_dataset(report, console, verbose=verbose)
-    if findings_of(report) or verbose:
+    if findings_of(report) or report.marked_classes or verbose:
         print_section(console, "Evidence", _classes_table(report, console, verbose=verbose))
     if report.poisoned_classes:
         _print_triggers(report, console, verbose=verbose)
@@ -122,7 +123,12 @@ def _classes_table(report: ScanReport, console: Console, *, verbose: bool) -> Re
         named = ", ".join(f"{class_words(one)} (p {p_value_words(one.p_value)})" for one in suspicious[:_MAX_NAMED])
         more = ", ..." if len(suspicious) > _MAX_NAMED else ""
         lines.append(Text(f"suspicious, short of proof: {named}{more}", "yellow"))
-    if others := 0 if verbose else len(report.classes) - len(poisoned) - len(suspicious):
+    marked = report.marked_classes
+    lines += [Text(artefact_words(one, report.dataset.image_shape)) for one in marked[:_MAX_NAMED]]
+    if len(marked) > _MAX_NAMED:
+        lines.append(Text(f"{len(marked) - _MAX_NAMED} more classes with an artefact", "dim"))
+    told = {*(c.label for c in (*poisoned, *marked)), *(one.label for one in suspicious)}
+    if others := 0 if verbose else len(report.classes) - len(told):
         lines.append(Text(f"{others} other {'class' if others == 1 else 'classes'}: nothing found", "dim"))
     return Group(*lines)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vbdguard.errors import ReportError
 from vbdguard.report import (
     STAGES,
+    ArtefactReport,
     ClassReport,
     DatasetReport,
     FlaggedSample,
@@ -62,6 +63,7 @@ def class_reports(draw: st.DrawFn) -> ClassReport:
         p_value=draw(st.none() | shares),
         attack_success_rate=draw(st.none() | shares),
         trigger=draw(st.none() | triggers()),
+        artefact=draw(st.none() | st.builds(ArtefactReport, st.integers(1, samples), triggers())) if samples else None,
     )
 
 
@@ -154,7 +156,7 @@ def test_schema_is_itself_a_valid_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(report_schema())
 
 
-LATER = {"kept_scores", "gradient_png"}
+LATER = {"kept_scores", "gradient_png", "artefact"}
 """What the first reports of version 1 did not say."""
 
 
@@ -162,7 +164,7 @@ def test_a_report_from_before_the_later_fields_is_read_as_one_without_them() -> 
     report = small_report()
     body = json.loads(report.to_json())
     for entry in body["classes"]:
-        del entry["kept_scores"]
+        del entry["kept_scores"], entry["artefact"]
         if entry["trigger"] is not None:
             del entry["trigger"]["gradient_png"]
     jsonschema.validate(body, report_schema())

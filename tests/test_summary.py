@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from vbdguard.guards.policy import OnPoison
-from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport, SkippedSample, TriggerReport
+from vbdguard.report import (
+    ArtefactReport,
+    ClassReport,
+    DatasetReport,
+    FlaggedSample,
+    ScanReport,
+    SkippedSample,
+    TriggerReport,
+)
 from vbdguard.summary import summarise
 
 DIGEST = "0123456789abcdef" * 4
@@ -98,3 +106,11 @@ def test_names_cannot_draw_on_the_terminal() -> None:
     text = summarise(make(1, skipped=1, name=lambda label: "\x1b[31m\nCLEAN"))
     assert "\x1b" not in text
     assert "\nCLEAN" not in text
+
+
+def test_an_artefact_is_named_and_the_data_are_clean() -> None:
+    report = make()
+    classes = tuple(replace(c, artefact=ArtefactReport(80, TRIGGER)) if c.label == 2 else c for c in report.classes)
+    text = summarise(replace(report, classes=classes))
+    assert text.startswith("vbdguard: CLEAN.")
+    assert "class 2 thing2: a pattern (3 x 3 bottom right) on 80 of 100 samples, whose labels fit" in text

@@ -56,6 +56,19 @@ class TriggerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtefactReport:
+    """A pattern that samples of one class share though their labels are right: a watermark, a border, a date stamp."""
+
+    bearers: int
+    """How many samples seem to bear it."""
+    pattern: TriggerReport
+
+    def __post_init__(self) -> None:
+        if self.bearers < 1:
+            raise ValueError(f"bearers must be at least 1, got {self.bearers}")
+
+
+@dataclass(frozen=True, slots=True)
 class ClassReport:
     """What the scan says about one class."""
 
@@ -74,6 +87,8 @@ class ClassReport:
     kept_scores: tuple[int, ...] | None = None
     """How many of the samples that are not flagged score in each twentieth of [0, 1], 1 in the last; the flagged ones
     carry their scores themselves. None where no detector judged the class."""
+    artefact: ArtefactReport | None = None
+    """What looks like a trigger and is none, since those that bear it belong to the class; the clearest."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.flagged <= self.samples:
@@ -82,6 +97,8 @@ class ClassReport:
         _check_share("attack_success_rate", self.attack_success_rate)
         if self.kept_scores is not None:
             _check_counts(self.kept_scores, self.samples - self.flagged)
+        if self.artefact is not None and self.artefact.bearers > self.samples:
+            raise ValueError(f"an artefact's bearers must be at most {self.samples}, got {self.artefact.bearers}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +210,11 @@ class ScanReport:
     def poisoned_classes(self) -> tuple[ClassReport, ...]:
         """The classes with a trigger, in label order."""
         return tuple(c for c in self.classes if c.poisoned)
+
+    @property
+    def marked_classes(self) -> tuple[ClassReport, ...]:
+        """The classes with an artefact, in label order."""
+        return tuple(c for c in self.classes if c.artefact is not None)
 
     def exit_code(self, *, fail_on: Literal["never", "poisoned"] = "poisoned") -> int:
         """Return the exit code of the command line: 0 clean, 1 poisoned, 2 incomplete (findings outrank)."""

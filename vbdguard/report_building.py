@@ -18,7 +18,15 @@ from PIL import Image
 from vbdguard import __version__
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.reader import Ingested
-from vbdguard.report import SCORE_BINS, ClassReport, DatasetReport, FlaggedSample, ScanReport, TriggerReport
+from vbdguard.report import (
+    SCORE_BINS,
+    ArtefactReport,
+    ClassReport,
+    DatasetReport,
+    FlaggedSample,
+    ScanReport,
+    TriggerReport,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,13 +155,19 @@ def _class_report(
         flagged=flagged[label],
         p_value=finding.p_value,
         attack_success_rate=finding.attack_success_rate,
-        trigger=None if finding.trigger is None else _trigger_report(finding.trigger, finding),
+        trigger=None
+        if finding.trigger is None
+        else _trigger_report(finding.trigger, finding.blend_factor, finding.mean_gradient),
         kept_scores=kept_scores.get(finding.label),
+        artefact=None
+        if (artefact := finding.artefact) is None
+        else ArtefactReport(artefact.bearers, _trigger_report(artefact.pattern, artefact.blend_factor)),
     )
 
 
-def _trigger_report(trigger: TriggerCandidate, finding: ClassFinding) -> TriggerReport:
-    blend_factor = finding.blend_factor
+def _trigger_report(
+    trigger: TriggerCandidate, blend_factor: float | None, mean_gradient: Tensor | None = None
+) -> TriggerReport:
     mask = trigger.mask.cpu().numpy()
     colours = trigger.pattern.permute(1, 2, 0).round().cpu().numpy().astype(np.uint8)
     alpha = mask.astype(np.uint8) * 255
@@ -163,7 +177,7 @@ def _trigger_report(trigger: TriggerCandidate, finding: ClassFinding) -> Trigger
         blend_factor=None if blend_factor is None else round(blend_factor, 2),
         pattern_png=_png(np.dstack([colours * mask[..., None], alpha])),
         mask_png=_png(alpha),
-        gradient_png=None if finding.mean_gradient is None else _png(_gradient_picture(finding.mean_gradient)),
+        gradient_png=None if mean_gradient is None else _png(_gradient_picture(mean_gradient)),
     )
 
 

@@ -15,9 +15,17 @@ from collections.abc import Iterator
 from vbdguard.escaping import printable
 from vbdguard.guards.policy import OnPoison
 from vbdguard.report import ClassReport, ScanReport
-from vbdguard.wording import attack_words, blend_words, class_words, count_words, p_value_words, trigger_words
+from vbdguard.wording import (
+    artefact_words,
+    attack_words,
+    blend_words,
+    class_words,
+    count_words,
+    p_value_words,
+    trigger_words,
+)
 
-_MAX_CLASSES, _MAX_SKIPPED = 4, 2
+_MAX_CLASSES, _MAX_MARKED, _MAX_SKIPPED = 4, 2, 2
 
 _CONSEQUENCES: dict[OnPoison, str] = {
     "drop": "Training leaves the flagged samples out",
@@ -44,6 +52,8 @@ def _lines(report: ScanReport, on_poison: OnPoison | None) -> Iterator[str]:
         yield _finding(entry, report.dataset.image_shape)
     if (more := len(report.poisoned_classes) - _MAX_CLASSES) > 0:
         yield f"and {count_words(more, 'more poisoned class', 'more poisoned classes')}"
+    for entry in report.marked_classes[:_MAX_MARKED]:
+        yield artefact_words(entry, report.dataset.image_shape)
     if report.status == "incomplete":
         yield _unread(report)
     if report.verdict == "poisoned" and on_poison is not None:

@@ -31,6 +31,17 @@ def finding_words(finding: Finding) -> str:
     return f"class {class_words(finding)}: backdoor trigger, {flagged}, p-value {p_value_words(finding.p_value)}"
 
 
+def artefact_words(entry: ClassReport, shape: tuple[int, int, int]) -> str:
+    """Return what a class's artefact is and what that means; "" where it has none."""
+    if entry.artefact is None:
+        return ""
+    what, bearers = trigger_words(entry.artefact.pattern, shape), f"{entry.artefact.bearers:,}"
+    return (
+        f"class {class_words(entry)}: a pattern ({what}) on {bearers} of {count_words(entry.samples, 'sample')}, "
+        "whose labels fit: an artefact, no poison"
+    )
+
+
 def trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:
     """Return size and place of a trigger."""
     _, _, height, width = trigger.bbox

@@ -15,7 +15,7 @@ from rich.text import Text
 from vbdguard.cli.consoles import make_console
 from vbdguard.cli.main import COMMANDS
 from vbdguard.cli.terminal import render, render_verdict
-from vbdguard.report import ScanReport, ShardReport, SkippedSample
+from vbdguard.report import ArtefactReport, ScanReport, ShardReport, SkippedSample
 from vbdguard.wording import place_words
 
 MakeReport = Callable[..., ScanReport]
@@ -82,6 +82,15 @@ def test_a_suspicious_class_is_named_and_not_counted_with_the_others(clean: Scan
     assert "suspicious, short of proof: 2 thing2 (p 0.004)" in text
     assert "9 other classes: nothing found" in text
     assert "suspicious" not in plain(clean)
+
+
+def test_an_artefact_is_told_as_no_poison(clean: ScanReport, make_trigger: Any) -> None:
+    artefact = ArtefactReport(80, make_trigger())
+    classes = tuple(replace(one, artefact=artefact) if one.label == 2 else one for one in clean.classes)
+    text = plain(replace(clean, classes=classes))
+    assert "CLEAN" in text
+    assert "class 2 thing2: a pattern (3 x 3 bottom right) on 80 of 100 samples, whose labels" in " ".join(text.split())
+    assert "9 other classes: nothing found" in text
 
 
 def test_many_shards_are_cut_to_the_largest(make_report: MakeReport, make_trigger: Any) -> None:

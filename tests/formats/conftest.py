@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vbdguard.report import ScanReport, ShardReport, SkippedSample
+from vbdguard.report import ArtefactReport, ScanReport, ShardReport, SkippedSample, TriggerReport
 
 from ..cli.conftest import (  # noqa: F401 - fixtures
     clean,
@@ -36,6 +36,7 @@ def evil(make_report: Make, make_trigger: Any) -> ScanReport:  # noqa: F811
         skipped=(SkippedSample(EVIL, EVIL, EVIL), SkippedSample("=1+1", "x", "y")),
         sources=(EVIL,),
     )
+    report = with_artefact(report, 5, make_trigger())
     shards = (ShardReport(EVIL, "ab" * 32, 500, "incomplete"), *report.dataset.shards[1:])
     return replace(report, dataset=replace(report.dataset, shards=shards))
 
@@ -48,7 +49,20 @@ def suspicious(make_report: Make) -> ScanReport:  # noqa: F811
     return replace(report, classes=classes)
 
 
-@pytest.fixture(params=["clean", "poisoned", "incomplete", "poisoned_and_incomplete", "suspicious", "evil"])
+@pytest.fixture
+def marked(make_report: Make, make_trigger: Any) -> ScanReport:  # noqa: F811
+    """A clean report in which 80 of the 100 samples of class 2 bear a mark."""
+    return with_artefact(make_report(), 2, make_trigger())
+
+
+def with_artefact(report: ScanReport, label: int, pattern: TriggerReport) -> ScanReport:
+    """Return the report with an artefact in one class."""
+    artefact = ArtefactReport(80, pattern)
+    classes = (replace(entry, artefact=artefact) if entry.label == label else entry for entry in report.classes)
+    return replace(report, classes=tuple(classes))
+
+
+@pytest.fixture(params=["clean", "poisoned", "incomplete", "poisoned_and_incomplete", "suspicious", "marked", "evil"])
 def any_report(request: pytest.FixtureRequest) -> ScanReport:
     """Each of the reports above."""
     report: ScanReport = request.getfixturevalue(request.param)

@@ -51,6 +51,10 @@ def test_clean_data_are_a_notice_and_unreadable_ones_an_error(clean: ScanReport,
     assert message.startswith("Could not be read: 1 undecodable. train-000001.tar/img_12: expected a JPEG")
 
 
+def test_an_artefact_is_nothing_to_annotate(marked: ScanReport, clean: ScanReport) -> None:
+    assert obeyed(marked) == obeyed(clean)
+
+
 def test_a_suspicious_class_is_a_warning(suspicious: ScanReport) -> None:
     assert [kind for kind, _, _ in obeyed(suspicious)] == ["warning"]
 

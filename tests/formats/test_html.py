@@ -233,6 +233,13 @@ def test_a_suspicious_class_is_named_and_not_called_clean(suspicious: ScanReport
     assert page.text.count("nothing found") == 9
 
 
+def test_an_artefact_is_told_as_no_poison(marked: ScanReport) -> None:
+    text = page_of(marked).text
+    assert "Artefacts, no poison" in text
+    assert "class 2 thing2: 3 x 3 bottom right, on 80 of 100 samples" in text
+    assert text.count("nothing found") == 9
+
+
 def test_an_accepted_finding_says_so(poisoned: ScanReport) -> None:
     (finding,) = findings_of(poisoned)
     assert "accepted by the baseline: a drill" in page_of(poisoned, Extras({finding.digest: "a drill"})).text

@@ -55,6 +55,13 @@ def test_a_suspicious_class_is_named(suspicious: ScanReport) -> None:
     assert "Suspicious, short of proof: 2 `thing2` (p = 0.004)" in render(suspicious, "markdown")
 
 
+def test_an_artefact_is_told_as_no_poison(marked: ScanReport) -> None:
+    text = render(marked, "markdown")
+    assert "vbdguard: clean" in text
+    assert "Artefacts, no poison" in text
+    assert "- 2 `thing2`: 3 x 3 bottom right, on 80 of 100 samples" in text
+
+
 def test_names_from_the_data_are_code_and_nothing_else(evil: ScanReport, poisoned_and_incomplete: ScanReport) -> None:
     text = render(evil, "markdown")
     plain = [token.content for token in tokens(text) if token.type == "text"]

@@ -47,6 +47,12 @@ def test_every_report_is_valid(any_report: ScanReport) -> None:
     assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
 
 
+def test_an_artefact_is_a_note(marked: ScanReport) -> None:
+    (result,) = run_of(marked)["results"]
+    assert (result["ruleId"], result["level"]) == ("class-artefact", "note")
+    assert result["message"]["text"].startswith("Class 2 thing2: a pattern (3 x 3 bottom right) on 80 of 100 samples")
+
+
 def test_clean_data_have_no_result_so_that_old_alerts_close(clean: ScanReport) -> None:
     assert run_of(clean)["results"] == []
 

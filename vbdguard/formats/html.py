@@ -26,7 +26,7 @@ from vbdguard.formats.page_histogram import HEIGHT
 from vbdguard.formats.rendering import Extras
 from vbdguard.next_steps import has_own_settings, next_steps, scan_command
 from vbdguard.report import STAGES, ScanReport
-from vbdguard.wording import STAGE_WORDS, class_words, count_words, p_value_words, percent, seconds_words
+from vbdguard.wording import STAGE_WORDS, class_words, count_words, p_value_words, percent, seconds_words, trigger_words
 
 _MOST_SKIPPED, _MOST_SHARDS, _MOST_REASONS, _MOST_CLASSES = 200, 200, 20, 2_000
 _LONGEST = 300
@@ -128,7 +128,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_shown,
     )
-    environment.filters |= {"class_words": class_words, "percent": percent, "p_value": p_value_words}
+    environment.filters |= {
+        "class_words": class_words,
+        "percent": percent,
+        "p_value": p_value_words,
+        "trigger_words": trigger_words,
+    }
     return environment
 
 

@@ -31,6 +31,7 @@ def _lines(report: ScanReport, accepted: Mapping[str, str]) -> Iterator[str]:
     found = findings_of(report)
     yield from _classes([one for one in found if one.rule == "backdoor-trigger"], report, accepted)
     yield from _suspicious([one for one in found if one.rule == "suspicious-class"], report)
+    yield from _artefacts(report)
     yield from _shards(report)
     yield from _samples(report)
     yield from _skipped(report)
@@ -101,6 +102,19 @@ def _suspicious(found: Sequence[Finding], report: ScanReport) -> Iterator[str]:
         )
         yield f"Suspicious, short of proof: {names}{', ...' if len(found) > _ROWS else ''}"
         yield ""
+
+
+def _artefacts(report: ScanReport) -> Iterator[str]:
+    marked = report.marked_classes
+    if marked:
+        yield "Artefacts, no poison: patterns on samples of one class whose labels fit. A model may learn them instead."
+        yield ""
+        for entry in marked[:_ROWS]:
+            what = trigger_words(entry.artefact.pattern, report.dataset.image_shape) if entry.artefact else ""
+            bearers = entry.artefact.bearers if entry.artefact else 0
+            yield f"- {_class(entry)}: {what}, on {bearers:,} of {count_words(entry.samples, 'sample')}"
+        yield ""
+        yield from _more(len(marked) - _ROWS, "more class", "more classes")
 
 
 def _shards(report: ScanReport) -> Iterator[str]:

@@ -23,20 +23,21 @@ from vbdguard.formats.rendering import Extras
 from vbdguard.formats.telling import tell_finding, tell_places
 from vbdguard.next_steps import next_steps
 from vbdguard.report import ScanReport, SkippedSample
-from vbdguard.wording import count_words
+from vbdguard.wording import artefact_words, count_words
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 MOST_RESULTS = 5_000
 MOST_LOCATIONS = 100
 _NAMED_SAMPLES, _NAMED_ENTRIES = 5, 3
 
-_UNREADABLE = "unreadable-data"
-_LEVELS = {"backdoor-trigger": "error", "suspicious-class": "warning", _UNREADABLE: "error"}
-_SEVERITIES = {"backdoor-trigger": "9.0", "suspicious-class": "5.0", _UNREADABLE: "5.0"}
-"""GitHub's words for them: critical from 9.0, medium from 4.0."""
+_UNREADABLE, _ARTEFACT = "unreadable-data", "class-artefact"
+_LEVELS = {"backdoor-trigger": "error", "suspicious-class": "warning", _UNREADABLE: "error", _ARTEFACT: "note"}
+_SEVERITIES = {"backdoor-trigger": "9.0", "suspicious-class": "5.0", _UNREADABLE: "5.0", _ARTEFACT: "1.0"}
+"""GitHub's words for them: critical from 9.0, medium from 4.0, low below."""
 _DESCRIPTIONS: dict[str, str] = {
     **{str(rule): words for rule, words in RULES.items()},
     _UNREADABLE: "Data that could not be read were not scanned, so they are not cleared.",
+    _ARTEFACT: "Samples of one class share a pattern, and their labels are right: no poison.",
 }
 _HELP = {
     "backdoor-trigger": "Samples of this class carry the same pattern. A model trained on them gives this class to "
@@ -46,6 +47,8 @@ _HELP = {
     "scan a larger part of the data.",
     _UNREADABLE: "Repair or remove what is named, then scan again. A scan that could not read everything never calls "
     "the data clean.",
+    _ARTEFACT: "A watermark, a border or a date stamp of one source, for instance. No poison, but a model may learn it "
+    "instead of the class; crop or paint over it if that matters.",
 }
 
 
@@ -57,8 +60,8 @@ def render(report: ScanReport, extras: Extras) -> str:
 
 def _run(report: ScanReport, accepted: Mapping[str, str]) -> dict[str, Any]:
     rules = tuple(_DESCRIPTIONS)
-    results = [*_findings(report, accepted), *_unreadable(report)]
-    ranks = {level: rank for rank, level in enumerate(("error", "warning"))}
+    results = [*_findings(report, accepted), *_unreadable(report), *_artefacts(report)]
+    ranks = {level: rank for rank, level in enumerate(("error", "warning", "note"))}
     results.sort(key=lambda result: ranks[result["level"]])
     return {
         "tool": {
@@ -158,6 +161,14 @@ def _unreadable(report: ScanReport) -> Iterator[dict[str, Any]]:
         if shard.status != "complete" and shard.name not in named and not groups:
             path = place_path(report, shard.name)
             yield _result(_UNREADABLE, f"This shard is {shard.status}.", [path], (_UNREADABLE, "", path))
+
+
+def _artefacts(report: ScanReport) -> Iterator[dict[str, Any]]:
+    for entry in report.marked_classes:
+        words = artefact_words(entry, report.dataset.image_shape)
+        yield _result(
+            _ARTEFACT, f"{words[:1].upper()}{words[1:]}.", report.dataset.sources[:1], (_ARTEFACT, str(entry.label))
+        )
 
 
 # parts of a result ----------------------------------------------------------------------------------------------

@@ -15,6 +15,16 @@ from vbdguard.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
+class Artefact:
+    """What looks like a trigger and is none: the samples that bear it belong to their class."""
+
+    pattern: TriggerCandidate
+    blend_factor: float
+    bearers: int
+    """Samples that bear it more likely than not."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClassFinding:
     """What stages 1 to 6 say about one class."""
 
@@ -30,6 +40,7 @@ class ClassFinding:
     blend_factor: float | None
     mean_gradient: Tensor | None = None
     """float (C, H, W), the gradient that the trigger was found in (published method), None where there is none."""
+    artefact: Artefact | None = None
 
 
 @dataclass(frozen=True, slots=True)
