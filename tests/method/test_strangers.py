@@ -61,7 +61,14 @@ def test_what_no_class_can_prove_alone_many_prove_together(suspect: Suspect) -> 
 
 def test_a_class_whose_carriers_clearly_belong_there_is_not_accused_with_the_others(suspect: Suspect) -> None:
     fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=100), fit(0.55, 0.2, n=10)]
-    assert verdicts(suspect, fits) == [True] * 12 + [False, True]
+    faint = replace(suspect, gain=60.0)
+    assert verdicts(faint, fits) == [True] * 12 + [False, True]
+
+
+def test_what_is_surely_pasted_is_an_attack_also_on_samples_of_a_class_that_looks_the_same(suspect: Suspect) -> None:
+    fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=100)]
+    assert suspect.is_sharp(8.0)
+    assert verdicts(suspect, fits) == [True] * 13
 
 
 def test_a_mark_that_many_classes_bear_on_their_own_samples_is_no_attack(suspect: Suspect) -> None:

@@ -164,7 +164,8 @@ def together(
     """Return the judgement with classes that share a trigger judged together, where few samples prove nothing alone.
 
     A pattern of one class does not turn up at another place in other classes. If the carriers of all these classes are
-    strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members.
+    strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members;
+    whoever carries a trigger that is surely pasted is a stranger even then, from a class that looks the same.
     """
     groups: dict[int, list[int]] = {}
     for i, (suspect, _) in enumerate(judged):
@@ -186,7 +187,8 @@ def together(
             for i in group:
                 suspect, fit = judged[i]
                 middle = (fit.kept + fit.if_poisoned) / 2
-                if not fit.is_stranger and fit.flagged - _KIN_MISFIT * fit.standard_error < middle:
+                fits_badly = fit.flagged - _KIN_MISFIT * fit.standard_error < middle
+                if not fit.is_stranger and (fits_badly or suspect.is_sharp(_SHARP_GAIN)):
                     result[i] = suspect, replace(fit, is_stranger=True, p_value=p_value)
     return result
 
