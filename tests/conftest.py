@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from vbdguard.sources.writing import write_shards
 # Before anything loads torch: its threads wait for each other in busy loops, and with the processes that tests start
 # beside them on two cores they take five times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that runs the tests in the background ignores these, and so would every process that tests send them to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

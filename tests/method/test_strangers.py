@@ -65,9 +65,8 @@ def test_a_class_whose_carriers_clearly_belong_there_is_not_accused_with_the_oth
     assert verdicts(faint, fits) == [True] * 12 + [False, True]
 
 
-def test_what_is_surely_pasted_is_an_attack_also_on_samples_of_a_class_that_looks_the_same(suspect: Suspect) -> None:
+def test_a_trigger_beyond_doubt_is_an_attack_also_on_samples_of_a_class_that_looks_the_same(suspect: Suspect) -> None:
     fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=100)]
-    assert suspect.is_sharp(8.0)
     assert verdicts(suspect, fits) == [True] * 13
 
 

@@ -27,9 +27,9 @@ _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 
 
-_FEWEST_KIN, _KIN_GAIN, _KIN_MISFIT = 3, 50.0, 2.33
-"""How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, and the
-standard errors by which its own carriers may lie on the side of members."""
+_FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
+"""How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
+which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ def together(
     """Return the judgement with classes that share a trigger judged together, where few samples prove nothing alone.
 
     A pattern of one class does not turn up at another place in other classes. If the carriers of all these classes are
-    strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members;
-    whoever carries a trigger that is surely pasted is a stranger even then, from a class that looks the same.
+    strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members.
+    Where the trigger is there beyond doubt, they do so because they come from a class that looks the same.
     """
     groups: dict[int, list[int]] = {}
     for i, (suspect, _) in enumerate(judged):
@@ -188,7 +188,7 @@ def together(
                 suspect, fit = judged[i]
                 middle = (fit.kept + fit.if_poisoned) / 2
                 fits_badly = fit.flagged - _KIN_MISFIT * fit.standard_error < middle
-                if not fit.is_stranger and (fits_badly or suspect.is_sharp(_SHARP_GAIN)):
+                if not fit.is_stranger and (fits_badly or suspect.gain >= _SURE_KIN_GAIN):
                     result[i] = suspect, replace(fit, is_stranger=True, p_value=p_value)
     return result
 
