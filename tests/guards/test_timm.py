@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 import vbdguard
 from vbdguard.errors import SourceError, UnscannedSampleError
 from vbdguard.guards.dataset import GuardedDataset
+from vbdguard.guards.policy import GuardWarning
 from vbdguard.report import ScanReport
 
 from .conftest import NAMES, make_report
@@ -113,14 +114,19 @@ def test_only_a_kept_sample_stands_in_for_one_that_breaks_later(
     folder: Path, found: ScanReport, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = create_dataset("", root=folder, transform=numbered)
-    guarded = vbdguard.guard(dataset, report=found)
-    assert len(guarded) == len(KEPT)
+    strict = vbdguard.guard(dataset, report=found)
+    guarded = vbdguard.guard(dataset, report=found, on_unscanned="warn")
+    assert len(strict) == len(guarded) == len(KEPT)
     break_file(folder, 0)
+    with pytest.raises(UnscannedSampleError, match="expected the image that was scanned"):
+        strict[0]
     with caplog.at_level(logging.WARNING):
-        # timm goes on to 1 and 2, which are flagged, and takes 3.
-        assert int(guarded[0][0][0, 0, 0]) == 3
+        with pytest.warns(GuardWarning, match="expected the image that was scanned"):
+            image, _ = guarded[0]
+        assert int(image[0, 0, 0]) == 3  # timm goes on to 1 and 2, which are flagged, and takes 3
         assert int(dataset[0][0][0, 0, 0]) == 1  # what it does unguarded: the danger is real
-    images, _ = next(iter(DataLoader(guarded, batch_size=len(KEPT))))
+    with pytest.warns(GuardWarning, match="expected the image that was scanned"):
+        images, _ = next(iter(DataLoader(guarded, batch_size=len(KEPT))))
     assert not set(numbers_of(images)) & set(FLAGGED)
     assert dataset.reader is guarded.unguarded.reader
 

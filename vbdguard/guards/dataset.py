@@ -23,6 +23,7 @@ from vbdguard.guards.counts import DropCounts, GuardRecord
 from vbdguard.guards.ledger import Ledger, NotingSource, read_all, require_same_data
 from vbdguard.guards.policy import OnPoison, OnUnscanned, Policy
 from vbdguard.guards.relabel import new_label, relabelled
+from vbdguard.guards.scanned_files import ScannedFiles, note_files
 from vbdguard.guards.timm_reading import trusted_view
 from vbdguard.guards.untransformed import Untransformed
 from vbdguard.guards.verdict import Verdict, apply_policy
@@ -46,8 +47,10 @@ class GuardedDataset(Dataset[Any]):
 
     The dataset is scanned at the first use that needs it (length, item, `report`, `targets`, pickling), or a
     cached report on the same data is taken. What the scan saw is what passes: a sample is found by its digest,
-    never by its place. Items come from the inner dataset with its transforms, as they would unguarded. The
-    content is compared at the scan; a file that is overwritten between the scan and its use is not noticed here.
+    never by its place. Items come from the inner dataset with its transforms, as they would unguarded. Where the
+    dataset tells which file an item is read from (torchvision's folders and file lists, timm's folders, also inside
+    `Subset` and `ConcatDataset`), a file that was changed since the scan meets `on_unscanned` when it is read; no index
+    can be left out by then, so "drop" raises too. What other datasets read later is compared at the scan only.
 
     Attributes of the inner dataset can be read through the guard, with these exceptions: `targets`,
     `labels`, `samples` and `imgs` come filtered (and relabelled); any other attribute with one entry per inner
@@ -57,7 +60,8 @@ class GuardedDataset(Dataset[Any]):
     dropped, relabelled or let pass.
 
     Guards and torch's `Subset` and `ConcatDataset` nest either way round: the scan looks through all of them. timm's
-    ImageDataset puts another sample in the place of one that it cannot read; behind a guard, only a kept one.
+    ImageDataset puts another sample in the place of one that it cannot read; behind a guard, only a kept one, and under
+    on_unscanned="warn" only, where the file can be told to have changed.
 
     With DataLoader workers that are forked, call `len()` on the guard before: a worker that starts without
     a verdict must find its own (a DataLoader with shuffle=True or a spawned one sees to it).
@@ -77,7 +81,8 @@ class GuardedDataset(Dataset[Any]):
         ConfigError: if a policy is not one of its words.
         SourceError: at first use, if the dataset cannot be scanned.
         PoisonFoundError: at first use, under on_poison="raise".
-        UnscannedSampleError: at first use, under on_unscanned="raise", or if `report` speaks of other data.
+        UnscannedSampleError: at first use, under on_unscanned="raise", or if `report` speaks of other data; at an
+            access, unless on_unscanned="warn", if the file behind it is not the one that was scanned.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class GuardedDataset(Dataset[Any]):
         self._outcome: tuple[Ledger, ScanReport] | None = None
         """What the scan gave, until the policy has made a verdict of it."""
         self._verdict: Verdict | None = None
+        self._files: ScannedFiles | None = None
         self._items: Any = dataset
         """Where items come from: the inner dataset, or a view of it that has its own way with broken files."""
 
@@ -151,6 +157,7 @@ class GuardedDataset(Dataset[Any]):
         verdict = self._current_verdict()
         inner_index = _inner_index(verdict.kept, index)
         item = self._items[inner_index]
+        self._require_scanned_files([inner_index])
         return self._admit(verdict, inner_index, item) if verdict.new_labels else item
 
     def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
@@ -165,9 +172,22 @@ class GuardedDataset(Dataset[Any]):
                 f"{type(self._inner).__name__}: expected {len(inner_indices)} items from its __getitems__, "
                 f"got {len(items)}; which sample is which cannot be told"
             )
+        self._require_scanned_files(inner_indices)
         if not verdict.new_labels:
             return items if isinstance(items, list) else list(items)
         return [self._admit(verdict, index, item) for index, item in zip(inner_indices, items, strict=True)]
+
+    def _require_scanned_files(self, inner_indices: Sequence[int]) -> None:
+        # After the items were read: a file that is exchanged in between must not pass.
+        if self._files is None:
+            return
+        for index in inner_indices:
+            if not self._files.is_known(index) and not self._files.holds_scanned(index, self._fetch_raw):
+                self._policy.meet_changed_file(self._files.path(index), name=type(self._inner).__name__)
+
+    def _fetch_raw(self, index: int) -> Any:
+        raw = raw_view(self._inner) if self._raw is None else self._raw
+        return raw[index] if hasattr(raw, "__getitem__") else raw(index)
 
     def _admit(self, verdict: Verdict, inner_index: int, item: Any) -> Any:
         change = verdict.new_labels.get(inner_index)
@@ -205,6 +225,7 @@ class GuardedDataset(Dataset[Any]):
 
     def _read_and_scan(self) -> tuple[Ledger, ScanReport]:
         source = TorchDatasetSource(self._inner, raw=self._raw)
+        files = note_files(self._inner, len(source))
         ledger = Ledger(len(source))
         noting = NotingSource(source, ledger)
         report = self._given_report
@@ -215,6 +236,9 @@ class GuardedDataset(Dataset[Any]):
         if not ledger.is_complete:
             read_all(noting)
         require_same_data(ledger, report, name=type(self._inner).__name__)
+        if files is not None:
+            files.close(ledger)
+        self._files = files
         return ledger, report
 
     def __getattr__(self, name: str) -> Any:

@@ -89,6 +89,23 @@ class Policy:
         if self.on_unscanned == "warn":
             _warn(f'{found}; on_unscanned="warn" lets them pass')
 
+    def meet_changed_file(self, path: str, *, name: str) -> None:
+        """Raise or warn about a file that is not the one that was scanned.
+
+        Args:
+            path: of the file.
+            name: the dataset, for the message.
+
+        Raises:
+            UnscannedSampleError: under `raise`, and under `drop`: an index that was promised cannot be left out.
+        """
+        found = f"{path}: expected the image that was scanned, got another one; {name} was guarded before it changed"
+        if self.on_unscanned != "warn":
+            raise UnscannedSampleError(
+                f"{found}; put the file back, or scan what is there now: vbdguard.GuardedDataset(dataset), made anew"
+            )
+        _warn(f'{found}; on_unscanned="warn" lets it pass')
+
 
 def _check_word(setting: str, word: object, words: Sequence[str]) -> None:
     if word not in words:

@@ -99,7 +99,7 @@ class IndexRange:
     def read(self) -> Iterator[RawSample | Unreadable]:
         """Yield the samples in the order of their indices; keys are the indices as text."""
         for index in range(self.start, self.stop):
-            yield _read_one(self.fetch, index)
+            yield read_one(self.fetch, index)
 
 
 def _length_of(dataset: Any) -> int:
@@ -127,7 +127,8 @@ def _fetcher(view: RawView, length: int) -> Callable[[int], Any]:
     raise SourceError(f"expected raw= to be a dataset or a function of an index, got {type(view).__name__}")
 
 
-def _read_one(fetch: Callable[[int], Any], index: int) -> RawSample | Unreadable:
+def read_one(fetch: Callable[[int], Any], index: int) -> RawSample | Unreadable:
+    """Return one item of a dataset as a scan sees it; its key is the index as text."""
     key = str(index)
     try:
         return to_raw_sample(key, fetch(index))
@@ -146,7 +147,7 @@ def _stable_text(error: Exception) -> str:
 def _probe(fetch: Callable[[int], Any], length: int, name: str) -> None:
     """Refuse a dataset whose items are no raw images, before a scan spends time on it."""
     indices = np.unique(np.linspace(0, length - 1, num=min(length, _PROBED_SAMPLES)).astype(int)).tolist()
-    pairs = [(_read_one(fetch, index), _read_one(fetch, index)) for index in indices]
+    pairs = [(read_one(fetch, index), read_one(fetch, index)) for index in indices]
     for first, second in pairs:
         if not _is_same(first, second):
             raise SourceError(

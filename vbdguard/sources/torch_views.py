@@ -24,7 +24,7 @@ def raw_view(dataset: Any) -> Any:
     guard says itself what it keeps; `Subset` and `ConcatDataset` are rebuilt around such views. Others come back as
     they are.
     """
-    if _is_vision_dataset(dataset):
+    if is_vision_dataset(dataset):
         # Not copy.copy: it would run a class's own __getstate__, and with it whatever that opens or drops.
         view = object.__new__(type(dataset))
         view.__dict__.update(dataset.__dict__, transform=None, target_transform=None, transforms=None)
@@ -44,22 +44,22 @@ def raw_view(dataset: Any) -> Any:
 
 def label_transform_of(dataset: Any, index: int) -> Callable[[Any], Any] | None:
     """Return what torchvision's or timm's dataset does to the label of its raw view at `index`, or None for nothing."""
-    leaf = _leaf_of(dataset, index)
-    if not (_is_vision_dataset(leaf) or is_timm_dataset(leaf)):
+    leaf, _ = leaf_of(dataset, index)
+    if not (is_vision_dataset(leaf) or is_timm_dataset(leaf)):
         return None
     transform: Callable[[Any], Any] | None = getattr(leaf, "target_transform", None)
     return transform
 
 
-def _leaf_of(dataset: Any, index: int) -> Any:
-    """Return the dataset that an item really comes from, through `Subset` and `ConcatDataset`."""
+def leaf_of(dataset: Any, index: int) -> tuple[Any, int]:
+    """Return the dataset that an item really comes from and its index there, through `Subset` and `ConcatDataset`."""
     if is_plain(dataset, "Subset"):
-        return _leaf_of(dataset.dataset, int(dataset.indices[index]))
+        return leaf_of(dataset.dataset, int(dataset.indices[index]))
     if is_plain(dataset, "ConcatDataset"):
         part = bisect_right(dataset.cumulative_sizes, index)
         before = dataset.cumulative_sizes[part - 1] if part else 0
-        return _leaf_of(dataset.datasets[part], index - before)
-    return dataset
+        return leaf_of(dataset.datasets[part], index - before)
+    return dataset, index
 
 
 def class_names_of(dataset: Any) -> Mapping[int, str] | None:
@@ -105,7 +105,8 @@ def is_plain(dataset: Any, name: str) -> bool:
     return type(dataset) is _loaded_class("torch.utils.data.dataset", name)
 
 
-def _is_vision_dataset(dataset: Any) -> bool:
+def is_vision_dataset(dataset: Any) -> bool:
+    """Return whether `dataset` is one of torchvision's, or made after them."""
     return isinstance(dataset, _loaded_class("torchvision.datasets.vision", "VisionDataset") or ())
 
 
