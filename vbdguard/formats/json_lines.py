@@ -1,6 +1,7 @@
 """JSON Lines: the report in pieces that a program can read one by one.
 
-The first line is the scan; then come the classes, the flagged samples and what was skipped. `type` says which.
+The first line is the scan; then come the classes, the flagged samples, what was skipped, and notes on what was read.
+`type` says which.
 
     jq -r 'select(.type == "flagged") | .key' report.jsonl
 """
@@ -14,7 +15,7 @@ from typing import Any
 from vbdguard.formats.rendering import Extras
 from vbdguard.report import ScanReport
 
-_PARTS = {"classes": "class", "flagged": "flagged", "skipped": "skipped"}
+_PARTS = {"classes": "class", "flagged": "flagged", "skipped": "skipped", "notes": "note"}
 
 
 def render(report: ScanReport, _: Extras) -> str:
@@ -26,5 +27,5 @@ def _lines(report: ScanReport) -> Iterator[dict[str, Any]]:
     body = report.to_dict()
     yield {"type": "scan", **{name: value for name, value in body.items() if name not in _PARTS}}
     for name, kind in _PARTS.items():
-        for entry in body[name]:
+        for entry in body.get(name, ()):
             yield {"type": kind, **entry}
