@@ -128,6 +128,23 @@ class MethodConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleConfig:
+    """How much of the data preset `default` learns from; everything is judged.
+
+    Below both caps that is all of it.
+    """
+
+    per_class: int = 10_000
+    """Samples of a class, at most."""
+    megabytes: int = 1024
+    """MB of pixels, one byte for each channel, at most; the largest classes give way first."""
+
+    def __post_init__(self) -> None:
+        _require("per_class must be at least 100", self.per_class >= 100, self.per_class)
+        _require("megabytes must be at least 1", self.megabytes >= 1, self.megabytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastConfig:
     """Stage 2 of preset `default`: where class means differ as no natural classes do."""
 
@@ -224,6 +241,7 @@ class LabelCheckConfig:
 class DirectMethodConfig:
     """The settings of preset `default`, which looks at the samples before it trains anything."""
 
+    sample: SampleConfig = field(default_factory=SampleConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     detector: WindowDetectorConfig = field(default_factory=WindowDetectorConfig)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vbdguard.method.samples import Samples
     from vbdguard.report import ScanReport
 
 log = logging.getLogger(__name__)
@@ -151,10 +150,12 @@ def _judge(
     """Return the report of stages 1 to 6 on what was read."""
     from vbdguard.method.device import resolve_device
     from vbdguard.method.pipeline import detect
+    from vbdguard.stored_population import stored_population
 
     device = resolve_device(config.device)
     _require_enough(ingested, config)
-    detection = detect(_samples(ingested, str(device)), config.method, seed=config.seed, progress=progress)
+    population = stored_population(ingested, device)
+    detection = detect(population, config.method, seed=config.seed, progress=progress)
     timings = seconds | detection.seconds | {"total": time.perf_counter() - start}
     return build_report(ingested, detection, config, device=device.type, seconds=timings)
 
@@ -187,15 +188,3 @@ def _require_enough(ingested: Ingested, config: ScanConfig) -> None:
             f"expected at least {needed} samples in some class, got {len(ingested.store)} samples in "
             f"{len(ingested.class_counts)} classes, the largest with {largest}: too few to find a trigger in"
         )
-
-
-def _samples(ingested: Ingested, device: str) -> Samples:
-    import numpy as np
-    import torch
-
-    from vbdguard.method.samples import Samples
-
-    store = ingested.store
-    images = torch.from_numpy(store.gather(np.arange(len(store))))
-    labels = torch.from_numpy(store.labels.copy())
-    return Samples(images.to(device), labels.to(device), len(store.class_labels))

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.label_check import Membership
+from vbdguard.method.label_check import NO_RATIO, Membership
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.mixture_trace import MixtureTrace
+from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.strangers import together
 from vbdguard.method.suspect_triggers import Suspect
@@ -31,11 +33,12 @@ def suspect() -> Suspect:
     return Suspect(
         label=0,
         members=samples.members(0),
-        level=image_levels(samples, CONFIG)[0],
+        level=image_levels(Population.of(samples), samples, CONFIG)[0],
         planted=PlantedTrigger(TriggerCandidate(mask, torch.zeros(3, 8, 8)), 1.0),
         window=Window(0, 8, 0, 8),
         logits=torch.full((10,), 3.0),
         gain=120.0,
+        trace=MixtureTrace(Window(0, 8, 0, 8), torch.zeros(192), [], 0.5),
         extent=mask,
         is_wide=False,
         kin=0,
@@ -44,7 +47,7 @@ def suspect() -> Suspect:
 
 def fit(flagged: float, p_value: float, *, n: int = 30, is_stranger: bool = False) -> Membership:
     """Between members at 0.7 and strangers at 0.3."""
-    return Membership(flagged, 1 / np.sqrt(12 * n), n, 0.7, 0.3, p_value, is_stranger, np.zeros(60))
+    return Membership(flagged, 1 / np.sqrt(12 * n), n, 0.7, 0.3, p_value, is_stranger, NO_RATIO)
 
 
 def verdicts(suspect: Suspect, fits: list[Membership], kin: int | None = 0) -> list[bool]:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import image_levels
+from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
 from vbdguard.progress import Silent
@@ -29,7 +30,7 @@ def suspects_of(shift: NDArray[np.float64], per_class: int = 90) -> list[Suspect
     images[np.flatnonzero(labels == 2)[: per_class // 3]] += shift[..., None]
     pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
     samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
-    found = find_suspect_triggers(samples, image_levels(samples, CONFIG), CONFIG, 0, Silent())
+    found = find_suspect_triggers(samples, image_levels(Population.of(samples), samples, CONFIG), CONFIG, 0, Silent())
     return [suspect for suspect in found if suspect.label == 2]
 
 

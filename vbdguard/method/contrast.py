@@ -10,7 +10,7 @@ The paper finds its suspects in the gradients of trained models (section 3.3.2),
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.config import ContrastConfig
-from vbdguard.method.samples import Samples
+from vbdguard.method.population import Population
+from vbdguard.method.samples import Samples, halved
 
-_CHUNK = 1024
 _TRIMMING_ROUNDS = 5
 _RIDGE = 1e-6
 _MOST_WINDOWS, _MOST_COMPARED = 8_000, 500_000
@@ -50,15 +50,21 @@ class ClassMeans:
 
     @classmethod
     def of(cls, samples: Samples) -> ClassMeans:
-        """Add up the images of each class."""
-        counts = samples.labels.bincount(minlength=samples.n_classes)
-        sums = torch.zeros(samples.n_classes, samples.images[0].numel(), dtype=torch.float64, device=samples.device)
-        for images, labels in zip(samples.images.split(_CHUNK), samples.labels.split(_CHUNK), strict=True):
-            # Whole numbers below 2**24: exact in float32.
-            chosen = F.one_hot(labels, samples.n_classes).float()
-            sums += (chosen.T @ images.flatten(1).float()).double()
-        means = sums / counts.clamp_min(1)[:, None]
-        return cls(counts, means.view(-1, *samples.images.shape[1:]))
+        """Return those of samples in memory, at their size."""
+        return cls.at_sides(Population.of(samples), [max(samples.image_shape[:2])])[0]
+
+    @classmethod
+    def at_sides(cls, population: Population, sides: Sequence[int]) -> list[ClassMeans]:
+        """Add up the images of each class, halved to each of the longest sides, in one pass over all samples."""
+        counts = population.labels.bincount(minlength=population.n_classes)
+        sums: list[Tensor] = []
+        for _, samples in population.chunks():
+            chosen = F.one_hot(samples.labels, samples.n_classes).float().T
+            seen = [halved(samples.images, side) for side in sides]
+            # Whole numbers below 2**24: exact in float32, in chunks of any size.
+            added = [(chosen @ images.flatten(1).float()).double().view(-1, *images.shape[1:]) for images in seen]
+            sums = [total + more for total, more in zip(sums, added, strict=True)] if sums else added
+        return [cls(counts, total / counts.clamp_min(1).view(-1, 1, 1, 1)) for total in sums]
 
     def without(self, label: int) -> Tensor:
         """Return the mean image of all samples of the other classes, float64 (H, W, C); its own where it is alone."""
@@ -188,8 +194,10 @@ def natural_covariance(contrasts: Tensor, side: int, natural_share: float) -> Te
         natural_share: share of the windows, the smoothest, that is natural for sure.
     """
     height, width = (min(side, length) for length in contrasts.shape[1:3])
-    windows = contrasts.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3).flatten(0, 2)
-    detail = windows[_some(len(windows), _MOST_WINDOWS).to(windows.device)]
+    windows = contrasts.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+    chosen = _some(windows.shape[:3].numel(), _MOST_WINDOWS).to(windows.device)
+    # Chosen first: a copy of all windows would take a hundred times the memory of the contrasts.
+    detail = windows[torch.unravel_index(chosen, windows.shape[:3])].contiguous()
     roughness = detail.diff(2, dim=1).abs().mean((1, 2, 3)) + detail.diff(2, dim=2).abs().mean((1, 2, 3))
     kept = detail[roughness <= _quantile(roughness, natural_share)].flatten(1)
     return kept.T @ kept / len(kept)

@@ -5,10 +5,12 @@
     trigger       which samples carry something there, and what; who else carries the same
                                                                         mixture, common_trigger, suspect_triggers
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
-                                                                        label_check, strangers
+                                                                        blind_models, label_check, strangers
     detector      a classifier of stamped and clean windows for each    window_detector
     attack_check  do those that it flags belong there?                  strangers
-    flagging      trigger and content together judge each sample
+    flagging      trigger and content together judge each sample        unseen
+
+The class means and the last stage look at all samples, the others at a bounded number of each class (`population`).
 
 The published method (`published`) trains models first and asks their gradients for suspects; it misses classes of which
 few samples are poisoned, blends that are faint, and accuses clean classes. `docs/method.md` compares them stage by
@@ -28,19 +30,23 @@ from vbdguard.method.detection import ClassFinding, Detection, StageClock
 from vbdguard.method.label_check import Membership
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import planted_trigger
+from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.strangers import Blind, find_strangers, memberships, together
 from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers, other_samples
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, sharpen_trigger
+from vbdguard.method.unseen import Judgement, judge_unseen
 from vbdguard.method.window_detector import fit_window_detector
 from vbdguard.progress import Progress
 
 
-def detect_direct(samples: Samples, config: DirectMethodConfig, *, seed: int, clock: StageClock) -> Detection:
+def detect_direct(population: Population, config: DirectMethodConfig, *, seed: int, clock: StageClock) -> Detection:
     """Return which classes and samples are poisoned; see `vbdguard.method.pipeline.detect`."""
     with clock("suspects"):
-        levels = image_levels(samples, config)
+        drawn = population.fit_sample(config.sample, seed)
+        samples = population.at(drawn)
+        levels = image_levels(population, samples, config)
     with clock("trigger", samples.n_classes) as listener:
         suspects = find_suspect_triggers(samples, levels, config, seed, listener)
     with clock("ensemble") as listener:
@@ -53,12 +59,15 @@ def detect_direct(samples: Samples, config: DirectMethodConfig, *, seed: int, cl
         )
         accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
-        is_flagged, posterior = _flags(samples, accused, config)
-        sharp = _sharp_triggers(is_flagged, samples, [suspect for suspect, _ in accused])
+        fitted = _judge(samples, accused, blind)
+        sharp = _sharp_triggers(fitted.posterior > config.detector.threshold, samples, accused)
+        shown = [(suspect, fit) for suspect, fit in accused if suspect.label in sharp]
+        judgement = judge_unseen(population, drawn, fitted, shown, blind)
+        is_flagged = judgement.posterior > config.detector.threshold
         p_values = {suspect.label: fit.p_value for suspect, fit in accused}
         findings = tuple(_finding(label, sharp.get(label), p_values) for label in range(samples.n_classes))
-        suggested = _suggest(samples, is_flagged, blind)
-    return Detection(findings, is_flagged, posterior, suggested, clock.seconds)
+        suggested = torch.where(is_flagged, judgement.suggested, -1)
+    return Detection(findings, is_flagged, judgement.posterior, suggested, clock.seconds)
 
 
 def _train_detectors(
@@ -75,7 +84,7 @@ def _train_detectors(
             detector = fit_window_detector(level.samples, own, others, planted, config.detector, generator=generator)
             logits = detector.logits(level.samples.images, own)
             if best is None or detector.gain > best.gain:
-                best = replace(suspect, planted=planted, logits=logits, gain=detector.gain)
+                best = replace(suspect, planted=planted, logits=logits, gain=detector.gain, trace=detector)
             posterior = logits.sigmoid().double().cpu().numpy()
             if posterior.sum() < config.mixture.min_carriers:
                 break
@@ -91,24 +100,26 @@ def _train_detectors(
     return [suspect for suspect in found if suspect.gain >= config.mixture.min_gain]
 
 
-def _flags(
-    samples: Samples, accused: list[tuple[Suspect, Membership]], config: DirectMethodConfig
-) -> tuple[Tensor, Tensor]:
-    """Return which samples are poisoned, bool (N,), and how sure that is, float32 (N,) in [0, 1].
+def _judge(samples: Samples, accused: list[tuple[Suspect, Membership]], blind: Blind) -> Judgement:
+    """Return what trigger and content say of each sample of the fit.
 
-    Trigger and content are seen by different models in different pixels, so their log-odds add up.
+    They are seen by different models in different pixels, so their log-odds add up.
     """
     posterior = torch.zeros(len(samples), device=samples.device)
     for suspect, fit in accused:
-        content = torch.from_numpy(fit.log_ratio).float().to(samples.device)[suspect.members]
+        of_members = blind.fits[suspect.label][suspect.members.cpu().numpy()]
+        content = torch.from_numpy(fit.content(of_members)).float().to(samples.device)
         posterior[suspect.members] = torch.maximum(posterior[suspect.members], (suspect.logits - content).sigmoid())
-    return posterior > config.detector.threshold, posterior
+    first, second = blind.likeliest.unbind(1)
+    return Judgement(posterior, torch.where(first == samples.labels, second, first))
 
 
-def _sharp_triggers(is_flagged: Tensor, samples: Samples, suspects: list[Suspect]) -> dict[int, SharpTrigger]:
+def _sharp_triggers(
+    is_flagged: Tensor, samples: Samples, accused: list[tuple[Suspect, Membership]]
+) -> dict[int, SharpTrigger]:
     """Return the trigger of each class with flagged samples, as those samples show it; the strongest where several."""
     sharp: dict[int, SharpTrigger] = {}
-    for suspect in sorted(suspects, key=lambda found: found.gain):
+    for suspect in sorted((suspect for suspect, _ in accused), key=lambda found: found.gain):
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
             others = (samples.labels != suspect.label).nonzero().squeeze(1)[:ENOUGH_TO_SHARPEN]
@@ -126,10 +137,3 @@ def _finding(label: int, sharp: SharpTrigger | None, p_values: Mapping[int, floa
         trigger=sharp.trigger if sharp else None,
         blend_factor=sharp.blend_factor if sharp else None,
     )
-
-
-def _suggest(samples: Samples, is_flagged: Tensor, blind: Blind) -> Tensor:
-    """Return the likeliest other label of each flagged sample, -1 for the rest, int64 (N,) (section 3.3.7)."""
-    first, second = blind.likeliest.unbind(1)
-    other = torch.where(first == samples.labels, second, first)
-    return torch.where(is_flagged, other, -1)

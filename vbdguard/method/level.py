@@ -12,7 +12,8 @@ from torch import Tensor
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.contrast import ClassMeans, Place, UsualContrasts, find_places, natural_covariance
 from vbdguard.method.mixture import Mixture, View
-from vbdguard.method.samples import Samples
+from vbdguard.method.population import Population
+from vbdguard.method.samples import Samples, halved
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -27,9 +28,11 @@ class Level:
     """The images at one size: as they are, where small patches stand out, or coarse, where whole pictures do."""
 
     samples: Samples
+    """Those that the fit looks at."""
     image_size: tuple[int, int]
     """Height and width of the whole images."""
     means: ClassMeans
+    """Of all samples."""
     usual: UsualContrasts
     places: Mapping[int, list[Place]]
     """Where each suspicious class looks unlike the others."""
@@ -41,9 +44,10 @@ class Level:
     """What `natural` has worked out so far."""
 
     @classmethod
-    def of(cls, samples: Samples, image_size: tuple[int, int], config: DirectMethodConfig, side: int) -> Level:
-        """Look for suspicious places."""
-        means = ClassMeans.of(samples)
+    def of(
+        cls, samples: Samples, means: ClassMeans, image_size: tuple[int, int], config: DirectMethodConfig, side: int
+    ) -> Level:
+        """Look for suspicious places in the class means, which may be those of more samples."""
         is_coarse = samples.image_shape[:2] != image_size
         contrasts = means.against_median() if is_coarse else means.against_others()
         usual = UsualContrasts.of(contrasts, config.contrast)
@@ -55,6 +59,10 @@ class Level:
     def is_coarse(self) -> bool:
         """Whether the images are smaller than they were."""
         return self.samples.image_shape[:2] != self.image_size
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Return uint8 (n, H, W, C) images of the original size at this one."""
+        return halved(images, max(self.samples.image_shape[:2]))
 
     def least_gain(self, mixture: Mixture, config: DirectMethodConfig) -> float:
         """Return the log-likelihood (nats) that a mixture must explain: in coarse images every class has its looks."""
@@ -82,10 +90,20 @@ class Level:
         return self._natural[label]
 
 
-def image_levels(samples: Samples, config: DirectMethodConfig) -> list[Level]:
-    """Return the images as they are and, where that makes a difference, coarse ones."""
+def image_levels(population: Population, samples: Samples, config: DirectMethodConfig) -> list[Level]:
+    """Return the images as they are and, where that makes a difference, coarse ones.
+
+    Args:
+        population: what the class means are taken of.
+        samples: those of it that the fit looks at.
+        config: all settings.
+    """
     size = samples.image_shape[:2]
-    levels = [Level.of(samples, size, config, config.mixture.side)]
-    if min(size) >= 2 * config.coarse_side:
-        levels.append(Level.of(samples.halved_to(config.coarse_side), size, config, config.contrast.side))
-    return levels
+    if min(size) < 2 * config.coarse_side:
+        means = ClassMeans.at_sides(population, [max(size)])
+        return [Level.of(samples, means[0], size, config, config.mixture.side)]
+    fine, coarse = ClassMeans.at_sides(population, [max(size), config.coarse_side])
+    return [
+        Level.of(samples, fine, size, config, config.mixture.side),
+        Level.of(samples.halved_to(config.coarse_side), coarse, size, config, config.contrast.side),
+    ]

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from vbdguard.config import MixtureConfig
+from vbdguard.method.mixture_trace import HalfTrace, MixtureTrace
+from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -26,7 +27,6 @@ Floats = NDArray[np.float64]
 
 _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SMALLEST_SHIFT = 0.7
-_LOWEST, _HIGHEST, _BINS = -12.0, 40.0, 1040
 _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
 _SHARE_STEPS = 30
 _PIXEL_NOISE = 4.0
@@ -73,6 +73,8 @@ class Mixture:
     gain: float
     """Log-likelihood (nats) of the class under the mixture above that without a trigger."""
     window: Window
+    trace: MixtureTrace
+    """Judges samples of the class that are not among the n."""
 
 
 def fit_mixture(view: View, config: MixtureConfig, expected: Floats | None = None) -> Mixture | None:
@@ -105,8 +107,10 @@ class View:
     """float32 (n, D)."""
     others: Tensor
     """float32 (m, D)."""
+    mean: Tensor
+    """float32 (D,): what they are centred on, 0 to 255."""
     background: Floats
-    """(h, w, C): mean of the others, 0 to 255."""
+    """(h, w, C): the same."""
     covariance: Floats
     """(D, D), from sample to sample."""
     natural: Floats
@@ -137,6 +141,7 @@ class View:
         return cls(
             own=window.cut(images, own).flatten(1).float() - mean,
             others=base,
+            mean=mean,
             background=_numbers(mean).reshape(*window.size, images.shape[3]),
             covariance=covariance,
             natural=natural.cpu().numpy(),
@@ -181,6 +186,7 @@ class _Fit:
     share: float
     gain: float
     """Nats."""
+    halves: list[_Half]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,7 @@ class _Start:
 class _Half:
     """One half of the class, judged by the filter of the other half."""
 
+    found: _Filter
     members: NDArray[np.intp]
     """(n / 2,) indices into the class."""
     bins: NDArray[np.intp]
@@ -236,7 +243,15 @@ def _fit(view: View, config: MixtureConfig, start: list[_Start]) -> Mixture | No
             break
     if best is None:
         return None
-    return Mixture(_in_image(best.shape, view), best.posterior, best.share, best.gain, view.window)
+    planted = _in_image(best.shape, view)
+    return Mixture(planted, best.posterior, best.share, best.gain, view.window, _trace(best, view))
+
+
+def _trace(fit: _Fit, view: View) -> MixtureTrace:
+    halves = [
+        HalfTrace(half.found.weights, half.found.centre, np.log(half.stamped / half.usual)) for half in fit.halves
+    ]
+    return MixtureTrace(view.window, view.mean, halves, fit.share)
 
 
 def _maximised(view: View, posterior: Floats, share: float) -> _Fit:
@@ -250,7 +265,8 @@ def _maximised(view: View, posterior: Floats, share: float) -> _Fit:
 
     def fit(*, may_hide: bool) -> _Fit:
         shape = _shape_of(seen, view.background, may_hide=may_hide)
-        return _Fit(shape, *_posterior(_stamped_halves(view, weights, shape), share, len(posterior)))
+        halves = _stamped_halves(view, weights, shape)
+        return _Fit(shape, *_posterior(halves, share, len(posterior)), halves)
 
     first = fit(may_hide=True)
     if not first.shape.is_opaque:
@@ -272,7 +288,7 @@ def _start(view: View, starts: list[_Start]) -> tuple[list[_Half], float] | None
         if min(moves) / share < _SMALLEST_SHIFT:
             continue
         halves = [
-            replace(half, stamped=_density(scores + move / share))
+            replace(half, stamped=score_density(scores + move / share))
             for half, scores, move in zip(unstamped, usual, moves, strict=True)
         ]
         likelihood = sum(float(_log_ratios(half, share).sum()) for half in halves)
@@ -313,7 +329,7 @@ def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
 def _half(view: View, found: _Filter, judged: Tensor, stamped: Floats) -> _Half:
     members = judged.nonzero().squeeze(1)
     scores = _numbers(view.own[members] @ torch.from_numpy(found.weights).to(view.own)) - found.centre
-    return _Half(members.cpu().numpy(), _bins(scores), _density(found.usual), _density(stamped))
+    return _Half(found, members.cpu().numpy(), score_bins(scores), score_density(found.usual), score_density(stamped))
 
 
 def _posterior(halves: list[_Half], share: float, n: int) -> tuple[Floats, float, float]:
@@ -419,21 +435,6 @@ def _in_image(shape: _Shape, view: View) -> PlantedTrigger:
     unblended = (background + shape.shift / shape.blend_factor).clip(0, 255) * shape.mask[..., None]
     pattern[:, place[0], place[1]] = torch.from_numpy(unblended).permute(2, 0, 1).float()
     return PlantedTrigger(TriggerCandidate(mask.to(device), pattern.to(device)), shape.blend_factor)
-
-
-def _bins(scores: Floats) -> NDArray[np.intp]:
-    position = (scores - _LOWEST) * (_BINS / (_HIGHEST - _LOWEST))
-    return np.clip(position, 0, _BINS - 1).astype(np.intp)
-
-
-def _density(scores: Floats) -> Floats:
-    """Return a smooth histogram of scores, never 0, so that likelihood ratios stay finite."""
-    counts = np.bincount(_bins(scores), minlength=_BINS).astype(np.float64)
-    width = max(1.0, 1.06 * min(1.0, float(scores.std())) * len(scores) ** -0.2 * _BINS / (_HIGHEST - _LOWEST))
-    smooth = gaussian_filter1d(counts, width, mode="nearest") + 1e-3 * gaussian_filter1d(counts, 40, mode="nearest")
-    smooth += 1e-7 * len(scores)
-    density: Floats = smooth / smooth.sum()
-    return density
 
 
 def _numbers(x: Tensor) -> Floats:

@@ -1,4 +1,7 @@
-"""Stages 1 to 6 as published (paper, section 3.3 and Algorithm 1): preset `paper`."""
+"""Stages 1 to 6 as published (paper, section 3.3 and Algorithm 1): preset `paper`.
+
+It keeps to the letter, and so to all samples at once: its memory grows with the data.
+"""
 
 from __future__ import annotations
 

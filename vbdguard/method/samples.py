@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +52,19 @@ class Samples:
 
     def halved_to(self, max_side: int) -> Samples:
         """Return the samples with images halved until no side is longer than `max_side`."""
-        chunks = [halved(chunk, max_side) for chunk in self.images.split(_CHUNK)]
-        return Samples(torch.cat(chunks), self.labels, self.n_classes)
+        return Samples(by_chunks(lambda chunk: halved(chunk, max_side), self.images), self.labels, self.n_classes)
+
+
+def by_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return a function's results, one per image, computed a chunk of (n, H, W, C) images at a time, each in its place.
+
+    What the function needs meanwhile it needs for a chunk only, and the chunks are not held twice.
+    """
+    first = function(images[:1])
+    results = first.new_empty((len(images), *first.shape[1:]))
+    for start in range(0, len(images), _CHUNK):
+        results[start : start + _CHUNK] = function(images[start : start + _CHUNK])
+    return results
 
 
 def halved(images: Tensor, max_side: int) -> Tensor:

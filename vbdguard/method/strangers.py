@@ -13,7 +13,8 @@ from scipy.stats import combine_pvalues
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.label_check import Membership, blind_fits, membership
+from vbdguard.method.blind_models import BlindModels, blind_fits
+from vbdguard.method.label_check import Membership, membership
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect
 from vbdguard.progress import Progress
@@ -38,6 +39,8 @@ class Blind:
 
     fits: Mapping[int, NDArray[np.float64]]
     """For each label that is suspect, the log-probability of that label, (N,)."""
+    models: Mapping[int, BlindModels]
+    """For each of these labels, which models said so."""
     likeliest: Tensor
     """int64 (N, 2): the two likeliest labels of samples that bear a suspect label."""
 
@@ -48,7 +51,9 @@ class Blind:
         """
         fits = {label: fit for label, fit in newer.fits.items() if label not in keep}
         is_new = torch.isin(labels, labels.new_tensor(list(fits)))
-        return Blind({**self.fits, **fits}, torch.where(is_new[:, None], newer.likeliest, self.likeliest))
+        models = {label: newer.models[label] for label in fits}
+        likeliest = torch.where(is_new[:, None], newer.likeliest, self.likeliest)
+        return Blind({**self.fits, **fits}, {**self.models, **models}, likeliest)
 
 
 def find_strangers(
@@ -61,7 +66,7 @@ def find_strangers(
     """
     found: list[tuple[Suspect, Membership]] = []
     waiting = sorted(suspects, key=lambda suspect: -suspect.gain)
-    blind = Blind({}, samples.labels.new_zeros(len(samples), 2))
+    blind = Blind({}, {}, samples.labels.new_zeros(len(samples), 2))
     for _ in range(config.label_check.rounds):
         if not waiting:
             break
@@ -112,7 +117,8 @@ def _look_without_triggers(
         is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
     fits = blind_fits(samples, small, labels, is_hidden, config.label_check, seed=seed, progress=progress)
     columns = fits.log_probability.double().cpu().numpy()
-    return Blind({label: columns[:, i] for i, label in enumerate(labels)}, fits.likeliest)
+    by_label = {label: columns[:, i] for i, label in enumerate(labels)}
+    return Blind(by_label, dict.fromkeys(labels, fits.models), fits.likeliest)
 
 
 def memberships(

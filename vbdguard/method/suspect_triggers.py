@@ -6,6 +6,7 @@ The images are looked at as they are, where small patches stand out, and coarse,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,13 +40,20 @@ _MUCH_BEYOND = 0.1
 _CHUNK = 1024
 
 
+class Trace(Protocol):
+    """Tells the carriers of a trigger from other samples of its class."""
+
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Return the posterior log-odds of some of uint8 (N, H, W, C) images, float32 (n,)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """A trigger of a class, and how sure each sample of the class is to carry it."""
 
     label: int
     members: Tensor
-    """int64 (n,)."""
+    """int64 (n,), of the samples that the fit looks at."""
     level: Level
     """At which size it is seen."""
     planted: PlantedTrigger
@@ -56,6 +64,8 @@ class Suspect:
     """float32 (n,): posterior log-odds of the members."""
     gain: float
     """Log-likelihood (nats) that the trigger explains."""
+    trace: Trace
+    """What the log-odds come from; it judges other samples of the class as well."""
     extent: Tensor
     """bool (H, W): what must be painted over so that nobody sees the trigger."""
     is_wide: bool
@@ -171,7 +181,16 @@ def _suspect(label: int, members: Tensor, level: Level, mixture: Mixture) -> Sus
     logits = torch.from_numpy(mixture.posterior).to(members.device).logit(eps=1e-9).float()
     extent = level.enlarged(mixture.planted.trigger).mask
     return Suspect(
-        label, members, level, mixture.planted, mixture.window, logits, mixture.gain, extent, level.is_coarse
+        label=label,
+        members=members,
+        level=level,
+        planted=mixture.planted,
+        window=mixture.window,
+        logits=logits,
+        gain=mixture.gain,
+        trace=mixture.trace,
+        extent=extent,
+        is_wide=level.is_coarse,
     )
 
 
@@ -198,7 +217,7 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
         scores = level.usual.scores(shown - usual, suspect.label)
         # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
-        noise = len(carries) / int(carries.sum())
+        noise = float(level.means.counts[suspect.label]) / int(carries.sum())
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
         if not level.is_coarse:
             is_odd = _beyond_margin(is_odd, extent, level.usual.side)

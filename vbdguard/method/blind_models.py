@@ -1,0 +1,141 @@
+"""Models that cannot see the suspected triggers, and what they make of every sample.
+
+Two models, each trained on one half of the samples, judge the other half, so no sample is judged by a model that has
+learned its label. Where the triggers are small, they are painted over in all images; where they cover much of the
+image, painting over would hide the content too, and the models are kept from the flagged samples instead. Samples that
+neither half holds are judged by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vbdguard.config import LabelCheckConfig
+from vbdguard.method.ensemble import fit_ensemble, predict
+from vbdguard.method.samples import Samples, by_chunks, halved, stratified_split
+from vbdguard.method.side_by_side import side_by_side
+from vbdguard.method.simple_model import SimpleModel
+from vbdguard.progress import Progress, Silent
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """How the models see an image."""
+
+    mask: Tensor
+    """bool (H, W): what is painted over."""
+    colour: Tensor
+    """uint8 (C,): with what."""
+    side: int
+    """Longest side of what is left, in pixels."""
+
+    @classmethod
+    def over(cls, samples: Samples, masks: Sequence[Tensor], max_side: int) -> Painting:
+        """Paint the masks, bool (H, W) each, and a pixel around them in their mean colour.
+
+        What an image shows can be told from a small copy, in a fraction of the time.
+        """
+        longest = max(samples.image_shape[:2])
+        side = min(max_side, longest - 1) if longest >= max_side else longest
+        height, width, channels = samples.image_shape
+        if not masks:
+            nowhere = torch.zeros(height, width, dtype=torch.bool, device=samples.device)
+            return cls(nowhere, torch.zeros(channels, dtype=torch.uint8, device=samples.device), side)
+        mask = torch.stack(list(masks)).any(0)
+        wider = F.max_pool2d(mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+        chunks = samples.images.split(_CHUNK)
+        total = torch.stack([chunk[:, wider].sum((0, 1), dtype=torch.int64) for chunk in chunks]).sum(0)
+        colour = (total.double() / (len(samples) * max(1, int(wider.sum())))).round().to(torch.uint8)
+        return cls(wider, colour, side)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return uint8 (n, h, w, C), no larger than `side`, of uint8 (n, H, W, C) images."""
+
+        def seen(chunk: Tensor) -> Tensor:
+            return halved(torch.where(self.mask[:, :, None], self.colour, chunk), self.side)
+
+        return by_chunks(seen, images)
+
+
+@dataclass(frozen=True, slots=True)
+class BlindModels:
+    """The models of the two halves, less those that had nothing to learn from."""
+
+    painting: Painting
+    models: tuple[SimpleModel, ...]
+    n_classes: int
+
+    def log_probability(self, images: Tensor) -> Tensor:
+        """Return what they make of images of neither half, on average, float32 (n, K) of uint8 (n, H, W, C).
+
+        All 0 where no model could learn anything.
+        """
+        if not self.models:
+            return torch.zeros(len(images), self.n_classes, device=images.device)
+        seen = self.painting(images)
+        return torch.stack([predict(model, seen).log_softmax(1) for model in self.models]).mean(0)
+
+
+@dataclass(frozen=True, slots=True)
+class BlindFits:
+    """What models that cannot see triggers make of each sample that they were fitted across."""
+
+    log_probability: Tensor
+    """float32 (N, L), of the labels asked for."""
+    likeliest: Tensor
+    """int64 (N, 2): the two likeliest labels, likeliest first."""
+    models: BlindModels
+    """They judge other samples as well."""
+
+
+def blind_fits(
+    samples: Samples,
+    masks: Sequence[Tensor],
+    labels: Sequence[int],
+    is_hidden: Tensor,
+    config: LabelCheckConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> BlindFits:
+    """Return what models that cannot see triggers make of every sample.
+
+    Args:
+        samples: N samples of the training set.
+        masks: bool (H, W), what to paint over in all images.
+        labels: the L labels asked for.
+        is_hidden: bool (N,), samples that the models must not learn from, since their triggers cannot be painted over.
+        config: settings of the check.
+        seed: seed of halves, weights and batch order.
+        progress: gets one step per half.
+
+    Returns:
+        The fits; all 0 for samples whose judge had nothing to learn from.
+    """
+    painting = Painting.over(samples, masks, config.max_side)
+    visible = replace(samples, images=painting(samples.images))
+    halves = stratified_split(samples.labels, 0.5, torch.Generator().manual_seed(seed))
+    log_probability = torch.zeros(len(samples), len(labels), device=samples.device)
+    likeliest = torch.zeros(len(samples), 2, dtype=torch.int64, device=samples.device)
+
+    def judge(half: tuple[Tensor, Tensor]) -> SimpleModel | None:
+        learned, judged = half
+        seen = learned[~is_hidden[learned]]
+        if not len(seen):
+            return None
+        model = fit_ensemble(visible.subset(seen), config.training, seed=seed, progress=Silent()).models[0].model
+        fit = predict(model, visible.images[judged]).log_softmax(1)
+        log_probability[judged] = fit[:, list(labels)]
+        likeliest[judged] = fit.topk(2, dim=1).indices
+        return model
+
+    judges = side_by_side(judge, (halves, halves[::-1]), device=samples.device, progress=progress or Silent())
+    models = tuple(model for model in judges if model is not None)
+    return BlindFits(log_probability, likeliest, BlindModels(painting, models, samples.n_classes))
