@@ -6,6 +6,7 @@ or on the number of workers.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -80,7 +81,9 @@ class PixelStore:
         pixels = np.empty((len(wanted), *self.image_shape), np.uint8)
         for segment in np.unique(rows[:, 0]):
             places = np.flatnonzero(rows[:, 0] == segment)
-            pixels[places] = self._mapped(segment)[rows[places, 1]]
+            mapped = self._mapped(segment)
+            pixels[places] = mapped[rows[places, 1]]
+            _give_back(mapped)
         return pixels
 
     def iter_batches(self, batch_size: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -93,6 +96,12 @@ class PixelStore:
             return self._open(self._segments[segment])
         except (OSError, ValueError) as error:
             raise CacheError(f"{self._segments[segment]} has gone or is damaged: {error}; scan again") from error
+
+
+def _give_back(mapped: NDArray[np.uint8]) -> None:
+    """Let the system have the pages of a memory map again: who reads all the pixels once need not hold them twice."""
+    if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
 def build_store(

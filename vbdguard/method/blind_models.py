@@ -22,7 +22,7 @@ from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.simple_model import SimpleModel
 from vbdguard.progress import Progress, Silent
 
-_CHUNK = 1024
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)

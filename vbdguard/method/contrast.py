@@ -21,6 +21,7 @@ from vbdguard.config import ContrastConfig
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples, halved
 
+_CHUNK = 1000
 _TRIMMING_ROUNDS = 5
 _RIDGE = 1e-6
 _MOST_WINDOWS, _MOST_COMPARED = 8_000, 500_000
@@ -198,9 +199,14 @@ def natural_covariance(contrasts: Tensor, side: int, natural_share: float) -> Te
     chosen = _some(windows.shape[:3].numel(), _MOST_WINDOWS).to(windows.device)
     # Chosen first: a copy of all windows would take a hundred times the memory of the contrasts.
     detail = windows[torch.unravel_index(chosen, windows.shape[:3])].contiguous()
-    roughness = detail.diff(2, dim=1).abs().mean((1, 2, 3)) + detail.diff(2, dim=2).abs().mean((1, 2, 3))
+    roughness = torch.cat([_roughness(some) for some in detail.split(_CHUNK)])
     kept = detail[roughness <= _quantile(roughness, natural_share)].flatten(1)
     return kept.T @ kept / len(kept)
+
+
+def _roughness(windows: Tensor) -> Tensor:
+    """Return how much the slope changes from pixel to pixel in windows (n, h, w, C), (n,)."""
+    return windows.diff(2, dim=1).abs().mean((1, 2, 3)) + windows.diff(2, dim=2).abs().mean((1, 2, 3))
 
 
 def _each_window(contrasts: Tensor, side: int) -> Iterator[Tensor]:

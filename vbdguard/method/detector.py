@@ -13,6 +13,7 @@ from vbdguard.config import DetectorConfig
 from vbdguard.method.device import activation_dtype
 from vbdguard.method.gradients import margin_gradients
 from vbdguard.method.net import uniform_parameter
+from vbdguard.method.optimizers import MomentumSGD
 from vbdguard.method.samples import Samples, centred, shuffled_batches
 from vbdguard.method.simple_model import SimpleModel
 from vbdguard.method.trigger import TriggerCandidate
@@ -67,9 +68,7 @@ def fit_detector(
     own = _gradient_images(model, samples.images[samples.members(label)], label)
     dtype = activation_dtype(samples.device)
     net = DetectorNet(samples.image_shape, config.filters, config.dropout, generator, dtype=dtype).to(samples.device)
-    optimizer = torch.optim.SGD(
-        net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = MomentumSGD(net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     pseudo: Tensor | None = None
     accuracy = 0.0
     for epoch in range(1, config.epochs + 1):
@@ -162,7 +161,7 @@ def _blend_factors(n: int, blend_range: tuple[float, float], generator: torch.Ge
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
-def _learn(net: DetectorNet, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> int:
+def _learn(net: DetectorNet, optimizer: MomentumSGD, x: Tensor, y: Tensor) -> int:
     logits = net(x)
     optimizer.zero_grad()
     F.binary_cross_entropy_with_logits(logits, y).backward()

@@ -56,19 +56,31 @@ def large_buffers_reused() -> Iterator[None]:
     The GNU C library hands each large buffer back to the kernel, which must then clear its pages anew:
     half of the time of a training step on the processor. Elsewhere this does nothing.
     """
-    try:
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        set_option = libc.mallopt if libc else None
-    except (OSError, AttributeError):
-        set_option = None
-    if libc is None or set_option is None:
+    libc = _gnu_c_library()
+    if libc is None:
         yield
         return
-    set_option(_M_MMAP_THRESHOLD, _KEEP)
-    set_option(_M_TRIM_THRESHOLD, _KEEP)
+    libc.mallopt(_M_MMAP_THRESHOLD, _KEEP)
+    libc.mallopt(_M_TRIM_THRESHOLD, _KEEP)
     try:
         yield
     finally:
-        set_option(_M_MMAP_THRESHOLD, _GLIBC_DEFAULT)
-        set_option(_M_TRIM_THRESHOLD, _GLIBC_DEFAULT)
+        libc.mallopt(_M_MMAP_THRESHOLD, _GLIBC_DEFAULT)
+        libc.mallopt(_M_TRIM_THRESHOLD, _GLIBC_DEFAULT)
         libc.malloc_trim(0)
+
+
+def give_back_freed() -> None:
+    """Hand what is kept for reuse back to the system: the next piece of work has buffers of other sizes."""
+    libc = _gnu_c_library()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _gnu_c_library() -> ctypes.CDLL | None:
+    """Return the C library where it is GNU's, whose options are those above."""
+    try:
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from vbdguard.config import EnsembleConfig
 from vbdguard.method.device import activation_dtype
+from vbdguard.method.optimizers import MomentumSGD
 from vbdguard.method.samples import Samples, centred, shuffled_batches, stratified_split
 from vbdguard.method.simple_model import SimpleModel, patch_moments
 from vbdguard.progress import Progress
 
 _EVALUATION_BATCH = 512
+_COUNTED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def fit_ensemble(samples: Samples, config: EnsembleConfig, *, seed: int, progres
         detection = train
     models = _new_models(samples, config, generator)
     batch_size, epochs = config.plan(samples.image_shape, len(train))
-    optimizer = torch.optim.SGD(
+    optimizer = MomentumSGD(
         [weight for model in models for weight in model.parameters()],
         lr=config.lr,
         momentum=config.momentum,
@@ -99,14 +101,20 @@ def _new_models(samples: Samples, config: EnsembleConfig, generator: torch.Gener
 def _pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation per channel, (C,) each, from exact integer counts."""
     levels = torch.arange(256, dtype=torch.float64)
-    shares = torch.stack([channel.reshape(-1).bincount(minlength=256) for channel in images.unbind(-1)]).cpu().double()
+    # A chunk at a time: bincount makes a copy of eight bytes per pixel.
+    shares = torch.stack([_histograms(chunk) for chunk in images.split(_COUNTED_AT_ONCE)]).sum(0).cpu().double()
     shares /= shares.sum(1, keepdim=True)
     mean = shares @ levels
     std = ((shares @ levels.square()) - mean.square()).clamp_min(0).sqrt()
     return mean.float(), std.clamp_min(1.0).float()
 
 
-def _step(models: Sequence[SimpleModel], x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _histograms(images: Tensor) -> Tensor:
+    """Return how many pixels have each level, int64 (C, 256)."""
+    return torch.stack([channel.reshape(-1).bincount(minlength=256) for channel in images.unbind(-1)])
+
+
+def _step(models: Sequence[SimpleModel], x: Tensor, y: Tensor, optimizer: MomentumSGD) -> list[Tensor]:
     moments = patch_moments(x)
     hits = []
     optimizer.zero_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 from vbdguard.config import SampleConfig
 from vbdguard.method.samples import Samples
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 2 << 20
 _LARGEST_CHUNK = 4096
 """Sums of so many pixels stay far below 2**24, up to where float32 holds every whole number."""
 

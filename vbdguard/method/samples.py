@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK = 1024
+_CHUNK = 256
 PIXEL_CENTRE = 128
 """Models see pixel - 128: small whole numbers, which bfloat16 still holds exactly."""
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from vbdguard.method.device import give_back_freed
 from vbdguard.progress import Progress, Silent
 
 Item = TypeVar("Item")
@@ -39,6 +40,7 @@ def side_by_side(
                 listener.advance()
         finally:
             pool.shutdown(cancel_futures=True)
+            give_back_freed()
     return results
 
 

@@ -37,7 +37,7 @@ _COMMON_GAIN = 200.0
 """Log-likelihood (nats) from which on a trigger is looked for in all classes."""
 _MUCH_BEYOND = 0.1
 """Share of the odd pixels that may lie beyond the margin of a small trigger."""
-_CHUNK = 1024
+_CHUNK = 256
 
 
 class Trace(Protocol):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vbdguard.config import WindowDetectorConfig
 from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.net import uniform_parameter
+from vbdguard.method.optimizers import OneCycleAdamW
 from vbdguard.method.samples import Samples, centred, shuffled_batches
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window, window_around
@@ -163,9 +164,8 @@ def _train(
     net = WindowNet((height, width, channels), config, generator).to(windows.device)
     x, scores = _pixels(windows), matched(windows)
     y = torch.arange(2, device=x.device, dtype=torch.float32).repeat_interleave(len(x) // 2)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     steps = config.epochs * -(-len(x) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps)
+    optimizer = OneCycleAdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, steps=steps)
     positions = torch.arange(len(x), device=x.device)
     for _ in range(config.epochs):
         for batch in shuffled_batches(positions, config.batch_size, generator):
@@ -173,7 +173,6 @@ def _train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
     return net.eval().requires_grad_(False)
 
 
