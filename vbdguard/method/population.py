@@ -93,7 +93,7 @@ class Population:
         if indices is None:
             indices = torch.arange(len(self), device=self.labels.device)
         size = min(max(1, _CHUNK_BYTES // prod(self.images.image_shape)), _LARGEST_CHUNK)
-        for chunk in indices.split(size):
+        for chunk in indices.split(size) if len(indices) else ():
             yield chunk, Samples(self.images.at(chunk), self.labels[chunk], self.n_classes)
 
     def fit_sample(self, config: SampleConfig, seed: int) -> Tensor:
