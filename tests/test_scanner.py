@@ -27,6 +27,7 @@ from vbdguard.config import (
     EnsembleConfig,
     LabelCheckConfig,
     MethodConfig,
+    SampleConfig,
     ScanConfig,
     SuspectsConfig,
     WindowDetectorConfig,
@@ -281,6 +282,24 @@ def test_neither_processes_nor_the_order_of_shards_change_a_byte(write: Write, t
     assert timeless(alone) == timeless(together)
     # what the user typed is reported as typed
     assert timeless(alone, without=("sources",)) == timeless(turned, without=("sources",))
+
+
+def test_a_fit_on_a_part_of_the_data_draws_the_same_however_the_shards_are_cut(
+    attacked: Poisoned, write: Write, tmp_path: Path
+) -> None:
+    assert isinstance(THOROUGH.method, DirectMethodConfig)
+    bounded = replace(THOROUGH, method=replace(THOROUGH.method, sample=SampleConfig(per_class=150)))
+    samples = [
+        RawSample(f"s{number:04d}", image, int(label))
+        for number, (image, label) in enumerate(zip(attacked.images, attacked.labels, strict=True))
+    ]
+    one = scan(str(write("one", samples, per_shard=400)), bounded, cache_dir=tmp_path / "one-cache")
+    other = scan(str(write("other", samples[::-1], per_shard=170)), bounded, cache_dir=tmp_path / "other-cache")
+    assert [(entry.label, entry.poisoned) for entry in one.classes] == [(0, True), (1, False), (2, False), (3, False)]
+    truth = set(np.flatnonzero(attacked.is_poisoned).tolist())
+    assert len({int(entry.key.rsplit("/s")[1]) for entry in one.flagged} & truth) >= 0.9 * len(truth)
+    assert {(e.digest, e.score) for e in one.flagged} == {(e.digest, e.score) for e in other.flagged}
+    assert one.classes == other.classes
 
 
 def test_shards_cut_anew_hold_the_same_findings(write: Write, tmp_path: Path) -> None:
