@@ -289,3 +289,18 @@ def test_any_bytes_give_pixels_or_an_error_of_ours(data: bytes) -> None:
     for magic in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0\x08\0\0\0", b"BM", b"P6 ", b"GIF89a", b"RIFF"):
         [image] = decode_images([magic + data], (8, 8))
         assert isinstance(image, ReadError) or image.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG"])
+@pytest.mark.parametrize("length", [3, 8, 20, 60, 100, 150])
+def test_the_short_way_to_a_decoder_ends_where_the_long_one_does(suffix: str, length: int) -> None:
+    data = saved(Image.fromarray(RGB), suffix)
+    for broken in (data[:length], data[:length] + bytes(50) + data[length:]):
+        assert (decode._open_usual(broken) is None) == (opened(broken) is None)
+
+
+def opened(data: bytes) -> Image.Image | None:
+    try:
+        return Image.open(io.BytesIO(data), formats=decode.FORMATS)
+    except (OSError, SyntaxError):
+        return None

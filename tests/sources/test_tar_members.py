@@ -289,3 +289,14 @@ def test_tar_is_told_by_magic_or_checksum() -> None:
     assert looks_like_tar(old)
     assert not looks_like_tar(b"\x89PNG" * 200)
     assert not looks_like_tar(BODY[:300])
+
+
+@given(st.binary(max_size=600))
+def test_the_sum_of_bytes_is_that(data: bytes) -> None:
+    assert tar_members._sum(data) == sum(data)
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 512])
+def test_the_sum_of_bytes_is_that_where_it_no_longer_fits_the_short_way(count: int) -> None:
+    data = bytes(512 - count) + b"\xff" * count
+    assert tar_members._sum(data) == 255 * count

@@ -39,7 +39,7 @@ _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TarPiece:
     """Adjacent members that belong together, with what a scan sees in them."""
 
@@ -111,7 +111,7 @@ class TarShard:
             raw = HashingReader(file)
             stream = uncompressed(raw)
             try:
-                yield from self._told(_groups(stream, self._is_wanted))
+                yield from self._told(_groups(stream, _wanted(self.label_key)))
             except ReadError as error:
                 if error.reason == "io-error":
                     raise
@@ -142,10 +142,6 @@ class TarShard:
     def _refuse_change(self, digest: str) -> None:
         if self._digest not in (None, digest):
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
-
-    def _is_wanted(self, name: str) -> bool:
-        suffix = name.rpartition("/")[2].partition(".")[2].lower()
-        return suffix in IMAGE_FIELDS or suffix in ("cls", "json") or suffix == (self.label_key or "").lower()
 
     def _piece(self, group: _Group) -> TarPiece:
         key = f"{self.name}/{group.key}"
@@ -316,6 +312,12 @@ def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Gro
         raise
     if group is not None:
         yield group
+
+
+def _wanted(label_key: str | None) -> Callable[[str], bool]:
+    """Return what says by a member's name whether its content can belong to a sample."""
+    fields = IMAGE_FIELDS | {"cls", "json", (label_key or "cls").lower()}
+    return lambda name: name.rpartition("/")[2].partition(".")[2].lower() in fields
 
 
 def _translated(members: Iterator[TarFile | OtherMember]) -> Iterator[TarFile | OtherMember]:

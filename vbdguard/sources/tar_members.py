@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from typing import Protocol
+from zlib import adler32
 
 from vbdguard.errors import ReadError
 
@@ -32,6 +33,7 @@ _ZEROS = bytes(BLOCK)
 _LAYOUT = Struct("100s8s8s8s12s12s8sc172x8s8s155s12x")
 """Of a header: name, mode, owner, group, size, time, checksum, kind, the two numbers of a device, and prefix."""
 _SKIP = 1 << 20
+_ADLER = 65_521
 
 _OLD_REGULAR = b"\0"
 _REGULAR = b"07" + _OLD_REGULAR
@@ -54,7 +56,10 @@ _WHAT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+# The four below are not frozen: there are millions of them, and a frozen one takes three times as long to make.
+
+
+@dataclass(slots=True)
 class TarFile:
     """One regular file of an archive."""
 
@@ -65,7 +70,7 @@ class TarFile:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OtherMember:
     """A link, a device, a pipe, a folder, or a file whose content is not read as it stands: it holds no sample."""
 
@@ -80,7 +85,7 @@ class OtherMember:
         return self.what == "folder"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """Where a member stands in the uncompressed stream, in bytes: all blocks of its headers and its content."""
 
@@ -97,7 +102,7 @@ class Readable(Protocol):
         """Return `count` bytes, fewer at the end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Header:
     name: str
     size: int
@@ -259,15 +264,21 @@ def _checksum_holds(block: bytes, checksum: bytes) -> bool:
         stated = _number(checksum)
     except ReadError:
         return False
-    # Zeros add nothing, and without the many of a header the sum takes a third of the time.
-    summed = (block[:148] + block[156:]).translate(None, b"\0")
-    unsigned = sum(summed) + 8 * ord(" ")
+    unsigned = _sum(block) - _sum(block[148:156]) + 8 * ord(" ")
     if stated == unsigned:
         return True
     # Some old writers summed signed bytes: each byte above 127 then counts 256 less.
-    return stated == unsigned - 256 * sum(byte > 127 for byte in summed)
+    return stated == unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 
 
+def _sum(data: bytes) -> int:
+    """Return the sum of the bytes."""
+    if (len(data) - data.count(0)) * 255 < _ADLER:
+        return adler32(data) % 0x1_0000 - 1  # which is just that, modulo 65,521, in a tenth of the time
+    return sum(data)
+
+
+@lru_cache(maxsize=4096)
 def _number(field: bytes) -> int:
     if field[0] == 0x80:  # base 256, for what octal digits cannot hold
         return int.from_bytes(field[1:], "big")

@@ -19,8 +19,8 @@ from vbdguard.sources.tar_members import OtherMember, TarFile
 IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
 
 
-_SUSPICIOUS = re.compile(r"\.\.|\\|:|\0|^/")
-"""No name is unsafe without one of these; few have one."""
+_SUSPICIOUS = re.compile(r"\.\.|\\|:|\0|^/", re.MULTILINE)
+"""No name is unsafe without one of these; few have one. Names are looked at line by line."""
 NOTES_ON_SAMPLES = frozenset({"unsafe-name", "repeated-key"})
 """Reasons of entries that leave nothing out. No source gives these to anything that it could not read."""
 
@@ -39,7 +39,8 @@ class TarNotes:
     def of_group(self, key: str, members: Sequence[TarFile | OtherMember]) -> list[Unreadable]:
         """Return what is to be said of the members of one key, beside the sample that they are."""
         notes = []
-        if any(_SUSPICIOUS.search(member.name) and not is_safe_name(member.name) for member in members):
+        names = [member.name for member in members]
+        if _SUSPICIOUS.search("\n".join(names)) and not all(map(is_safe_name, names)):
             detail = "expected a name below the folder that the shard is unpacked in; the sample was read, rename it"
             notes.append(self._note(key, "unsafe-name", detail))
         # Hashes, for memory: a false alarm among a million keys has a chance of one in ten million.
