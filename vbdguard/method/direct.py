@@ -46,6 +46,8 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
     with clock("suspects"):
         drawn = population.fit_sample(config.sample, seed)
         samples = population.at(drawn)
+        if len(samples) == len(population):  # in memory now, so nothing is read again
+            population = Population.of(samples)
         levels = image_levels(population, samples, config)
     with clock("trigger", samples.n_classes) as listener:
         suspects = find_suspect_triggers(samples, levels, config, seed, listener)
