@@ -226,6 +226,7 @@ def test_clean_data_raise_no_alarm(natural: Samples, method: DirectMethodConfig,
     assert accused(found) == []
     assert not found.is_flagged.any()
     assert (found.suggested == -1).all()
+    assert all(finding.artefact is None for finding in found.classes)
 
 
 def test_a_class_in_two_kinds_raises_no_alarm(natural: Samples, method: DirectMethodConfig) -> None:
@@ -267,6 +268,18 @@ def test_a_date_stamp_on_images_of_one_class_is_no_poison(
     natural: Samples, method: DirectMethodConfig, label: int, share: float
 ) -> None:
     assert accused(detect(with_date_stamp(natural, label, share), method, seed=0)) == []
+
+
+def test_a_mark_on_most_images_of_a_class_is_told_as_an_artefact(natural: Samples, method: DirectMethodConfig) -> None:
+    images, bearers = natural.images.clone(), natural.members(2)[::5].tolist()
+    for index in (i for i in natural.members(2).tolist() if i not in bearers):
+        images[index, 2:5, 9:14] = torch.tensor([255, 150, 30], dtype=torch.uint8)
+    found = detect(replace(natural, images=images), method, seed=0)
+    assert accused(found) == []
+    artefacts = {finding.label: finding.artefact for finding in found.classes if finding.artefact is not None}
+    assert set(artefacts) == {2}
+    assert artefacts[2].bearers == pytest.approx(200, abs=10)
+    assert artefacts[2].pattern.bbox == (2, 9, 3, 5)
 
 
 def test_loud_marks_on_other_classes_hide_no_trigger(natural: Samples, method: DirectMethodConfig) -> None:

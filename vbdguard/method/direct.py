@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.detection import ClassFinding, Detection, StageClock
+from vbdguard.method.detection import Artefact, ClassFinding, Detection, StageClock
 from vbdguard.method.label_check import Membership
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import planted_trigger
@@ -52,9 +52,10 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
     with clock("trigger", samples.n_classes) as listener:
         suspects = find_suspect_triggers(samples, levels, config, seed, listener)
     with clock("ensemble") as listener:
-        strangers, blind = find_strangers(samples, suspects, config, seed, listener)
-    with clock("detector", len(strangers)) as listener:
-        sharper = _train_detectors(samples, strangers, config, seed, listener)
+        found = find_strangers(samples, suspects, config, seed, listener)
+        blind = found.blind
+    with clock("detector", len(found.strangers)) as listener:
+        sharper = _train_detectors(samples, found.strangers, config, seed, listener)
     with clock("attack_check"):
         judged = together(
             memberships(samples, sharper, [], blind, config, chances=len(sharper)), config, chances=len(sharper)
@@ -67,7 +68,10 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         judgement = judge_unseen(population, drawn, fitted, shown, blind)
         is_flagged = judgement.posterior > config.detector.threshold
         p_values = {suspect.label: fit.p_value for suspect, fit in accused}
-        findings = tuple(_finding(label, sharp.get(label), p_values) for label in range(samples.n_classes))
+        marks = _artefacts(found.artefacts, population)
+        findings = tuple(
+            _finding(label, sharp.get(label), p_values, marks.get(label)) for label in range(samples.n_classes)
+        )
         suggested = torch.where(is_flagged, judgement.suggested, -1)
     return Detection(findings, is_flagged, judgement.posterior, suggested, clock.seconds)
 
@@ -130,7 +134,19 @@ def _sharp_triggers(
     return dict(sorted(sharp.items()))
 
 
-def _finding(label: int, sharp: SharpTrigger | None, p_values: Mapping[int, float]) -> ClassFinding:
+def _artefacts(suspects: list[Suspect], population: Population) -> dict[int, Artefact]:
+    """Return the clearest artefact of each class that has one."""
+    found: dict[int, Artefact] = {}
+    for suspect in sorted(suspects, key=lambda suspect: suspect.gain):
+        share = float((suspect.logits > 0).float().mean())
+        bearers = round(share * int((population.labels == suspect.label).sum()))
+        found[suspect.label] = Artefact(suspect.trigger, suspect.planted.blend_factor, bearers)
+    return found
+
+
+def _finding(
+    label: int, sharp: SharpTrigger | None, p_values: Mapping[int, float], artefact: Artefact | None
+) -> ClassFinding:
     return ClassFinding(
         label=label,
         is_poisoned=sharp is not None,
@@ -138,4 +154,5 @@ def _finding(label: int, sharp: SharpTrigger | None, p_values: Mapping[int, floa
         attack_success_rate=None,
         trigger=sharp.trigger if sharp else None,
         blend_factor=sharp.blend_factor if sharp else None,
+        artefact=artefact,
     )

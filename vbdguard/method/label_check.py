@@ -47,6 +47,15 @@ class Membership:
     content: ContentRatio
     """What a sample's fit says about it."""
 
+    def is_clearly_of_members(self, boundary: float) -> bool:
+        """Return whether the flagged samples lie on the members' side, beyond two standard errors.
+
+        Args:
+            boundary: how far that begins from strangers (0) to members (1).
+        """
+        begins = self.if_poisoned + boundary * (self.kept - self.if_poisoned)
+        return self.flagged - 2 * self.standard_error > begins
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ContentRatio:

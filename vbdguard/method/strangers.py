@@ -56,10 +56,21 @@ class Blind:
         return Blind({**self.fits, **fits}, {**self.models, **models}, likeliest)
 
 
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """Whose carriers belong to their class, and whose do not."""
+
+    strangers: list[Suspect]
+    artefacts: list[Suspect]
+    """What is surely pasted, on samples that clearly belong to their class."""
+    blind: Blind
+    """What models without triggers see."""
+
+
 def find_strangers(
     samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int, progress: Progress
-) -> tuple[list[Suspect], Blind]:
-    """Return the suspects whose carriers do not belong to their class, and what models without triggers see.
+) -> Belonging:
+    """Return the suspects whose carriers do not belong to their class, and those whose carriers surely do.
 
     Only so much of an image can be painted over. The suspects with the most gain come first; where some found no room,
     another round follows for them.
@@ -80,7 +91,21 @@ def find_strangers(
         log.info("class %d: a pattern of %d pixels was not looked into", suspect.label, int(suspect.extent.sum()))
     for suspect, fit in found:
         log.info("class %d: %s", suspect.label, _words(suspect, fit))
-    return [suspect for suspect, fit in found if fit.is_stranger], blind
+    strangers = [suspect for suspect, fit in found if fit.is_stranger]
+    return Belonging(strangers, _artefacts(found), blind)
+
+
+def _artefacts(judged: list[tuple[Suspect, Membership]]) -> list[Suspect]:
+    """Return what is surely pasted, and clearly on members, unless it is a trigger of other classes."""
+    attacks = {suspect.kin for suspect, fit in judged if fit.is_stranger} - {None}
+    return [
+        suspect
+        for suspect, fit in judged
+        if not fit.is_stranger
+        and fit.is_clearly_of_members(_SHARP_BOUNDARY)
+        and suspect.is_sharp(_SHARP_GAIN)
+        and not (suspect.is_wide or suspect.level.is_coarse or suspect.kin in attacks)
+    ]
 
 
 def _with_room(waiting: list[Suspect], config: DirectMethodConfig) -> tuple[list[Suspect], list[Suspect]]:
