@@ -67,11 +67,7 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         shown = [(suspect, fit) for suspect, fit in accused if suspect.label in sharp]
         judgement = judge_unseen(population, drawn, fitted, shown, blind)
         is_flagged = judgement.posterior > config.detector.threshold
-        p_values = {suspect.label: fit.p_value for suspect, fit in accused}
-        marks = _artefacts(found.artefacts, population)
-        findings = tuple(
-            _finding(label, sharp.get(label), p_values, marks.get(label)) for label in range(samples.n_classes)
-        )
+        findings = _findings(population, accused, sharp, found.artefacts)
         suggested = torch.where(is_flagged, judgement.suggested, -1)
     return Detection(findings, is_flagged, judgement.posterior, suggested, clock.seconds)
 
@@ -134,7 +130,30 @@ def _sharp_triggers(
     return dict(sorted(sharp.items()))
 
 
-def _artefacts(suspects: list[Suspect], population: Population) -> dict[int, Artefact]:
+def _findings(
+    population: Population,
+    accused: list[tuple[Suspect, Membership]],
+    sharp: Mapping[int, SharpTrigger],
+    artefacts: list[Suspect],
+) -> tuple[ClassFinding, ...]:
+    """Return what is to be said of each class."""
+    p_values = {suspect.label: fit.p_value for suspect, fit in accused}
+    marks = _clearest(artefacts, population)
+    return tuple(
+        ClassFinding(
+            label=label,
+            is_poisoned=label in sharp,
+            p_value=p_values.get(label),
+            attack_success_rate=None,
+            trigger=sharp[label].trigger if label in sharp else None,
+            blend_factor=sharp[label].blend_factor if label in sharp else None,
+            artefact=marks.get(label),
+        )
+        for label in range(population.n_classes)
+    )
+
+
+def _clearest(suspects: list[Suspect], population: Population) -> dict[int, Artefact]:
     """Return the clearest artefact of each class that has one."""
     found: dict[int, Artefact] = {}
     for suspect in sorted(suspects, key=lambda suspect: suspect.gain):
@@ -142,17 +161,3 @@ def _artefacts(suspects: list[Suspect], population: Population) -> dict[int, Art
         bearers = round(share * int((population.labels == suspect.label).sum()))
         found[suspect.label] = Artefact(suspect.trigger, suspect.planted.blend_factor, bearers)
     return found
-
-
-def _finding(
-    label: int, sharp: SharpTrigger | None, p_values: Mapping[int, float], artefact: Artefact | None
-) -> ClassFinding:
-    return ClassFinding(
-        label=label,
-        is_poisoned=sharp is not None,
-        p_value=p_values.get(label),
-        attack_success_rate=None,
-        trigger=sharp.trigger if sharp else None,
-        blend_factor=sharp.blend_factor if sharp else None,
-        artefact=artefact,
-    )
