@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["vbdguard", "PIL"]):
     from vbdguard.ingest.decode import decode_image, image_size
     from vbdguard.report import ScanReport
     from vbdguard.sources.arrow import ArrowShard
-    from vbdguard.sources.base import RawSample, Shard, Unreadable
+    from vbdguard.sources.base import ExifRule, RawSample, Shard, Unreadable
     from vbdguard.sources.braces import expand_braces
     from vbdguard.sources.kinds import kind_by_content
     from vbdguard.sources.manifest import is_manifest, open_manifest
@@ -32,6 +32,7 @@ with atheris.instrument_imports(include=["vbdguard", "PIL"]):
     from vbdguard.sources.tar_notes import NOTES_ON_SAMPLES
 
 BLOCK = 512
+EXIF_RULES: tuple[ExifRule, ...] = ("stored", "turned")
 Entries = list[RawSample | Unreadable]
 
 
@@ -85,10 +86,11 @@ def fuzz_compressed(data: bytes) -> None:
 
 
 def fuzz_image(data: bytes) -> None:
-    with contextlib.suppress(ReadError):
-        height, width = image_size(data)
-        if height * width < 1 << 20:
-            assert decode_image(data, (8, 8)).shape == (8, 8, 3)
+    for exif in EXIF_RULES:
+        with contextlib.suppress(ReadError):
+            height, width = image_size(data, exif=exif)
+            if height * width < 1 << 20:
+                assert decode_image(data, (8, 8), exif=exif).shape == (8, 8, 3)
 
 
 def fuzz_manifest(data: bytes) -> None:

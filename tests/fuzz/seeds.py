@@ -11,8 +11,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "hostile"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from hostile_corpus import CASES
+from test_report import small_report
 
 PREFIXES = {
     "tar": ("tar-", "label-"),
@@ -23,6 +25,7 @@ PREFIXES = {
     "parquet": ("parquet-",),
 }
 MAX_BYTES = 64 << 10
+BRACES = ("train-{000000..000009}.tar", "{a,b}-{0..3}.tar", "s3://bucket/{x..z}.tar", "{{}}", "{9..0}")
 
 
 def write_seeds(folder: Path) -> None:
@@ -38,6 +41,14 @@ def write_seeds(folder: Path) -> None:
     for name, data in (FORMATS | BROKEN | BOMBS).items():
         if len(data) <= MAX_BYTES:
             (folder / "image" / name).write_bytes(data)
+
+    for target in ("report", "braces", "kind"):
+        (folder / target).mkdir(exist_ok=True)
+    (folder / "report" / "small.json").write_text(small_report().to_json())
+    for number, pattern in enumerate(BRACES):
+        (folder / "braces" / str(number)).write_text(pattern)
+    for path in [*folder.glob("image/*"), *(next(folder.glob(f"{target}/*")) for target in PREFIXES)]:
+        shutil.copy(path, folder / "kind" / path.name)
 
 
 def _copy(write: object, dest: Path, name: str) -> None:
