@@ -153,7 +153,7 @@ def _matched_filter(clean: Tensor, stamped: Tensor) -> MatchedFilter:
 
 
 def _pixels(windows: Tensor) -> Tensor:
-    return centred(windows) / _PIXEL_SCALE
+    return centred(windows).div_(_PIXEL_SCALE)
 
 
 def _train(
