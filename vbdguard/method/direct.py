@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.detection import Artefact, ClassFinding, Detection, StageClock
+from vbdguard.method.device import give_back_freed
 from vbdguard.method.label_check import Membership
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import planted_trigger
@@ -78,6 +79,7 @@ def _train_detectors(
     """Return the suspects as their detectors see them."""
 
     def judge(suspect: Suspect) -> Suspect:
+        give_back_freed()  # each window has its own size: what the last one's networks left would pile up
         own, others, level = suspect.members, other_samples(samples, suspect.label, config, seed), suspect.level
         view = level.view(own, others, suspect.label, suspect.window)
         planted, best = suspect.planted, None
