@@ -289,6 +289,19 @@ def test_a_cut_never_joins_two_samples_of_one_key(tmp_path: Path, report_flaggin
     assert [one["reason"] for one in reasons(copy)].count("repeated-key") == 1
 
 
+@pytest.mark.parametrize("size", range(0, 10 * 1024, 512))
+def test_a_shard_of_which_nothing_stays_is_an_empty_archive(
+    tmp_path: Path, report_flagging: Flagging, size: int
+) -> None:
+    """However long the zeros are that its writer has put at its end."""
+    parts = [[*sample("a", 1), *sample("b", 2)], [("lone.png", png(1)), ("lone.json", b" " * size + b"{}")]]
+    source = write_shards(tmp_path / "shards", parts)
+    copy = clean(source, tmp_path / "out", ONE_JOB, report=report_flagging(str(source), {}))
+    assert (copy.kept, copy.skipped) == (2, 1)
+    with tarfile.open(copy.dest / "train-000001.tar") as tar:
+        assert tar.getmembers() == []
+
+
 def image_folder(root: Path) -> Path:
     for n in range(9):
         path = root / ["ant", "bee", "cat"][n % 3] / ("deep" if n > 5 else ".") / f"{n}.png"

@@ -28,7 +28,7 @@ MAX_NAME = 4096
 """Characters of a member's name: longer ones exist on no system, and a million of them would fill the memory."""
 MAX_MEMBERS = 10_000_000
 RECORD = 20 * BLOCK
-"""What tar writes at least, so that an empty archive is this long."""
+"""What tar writes at least. An empty archive is so long; one that all members were cut out of, up to twice as long."""
 _ZEROS = bytes(BLOCK)
 _LAYOUT = Struct("100s8s8s8s12s12s8sc172x8s8s155s12x")
 """Of a header: name, mode, owner, group, size, time, checksum, kind, the two numbers of a device, and prefix."""
@@ -157,7 +157,7 @@ def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator
             _skip(counted, padded, header.name)
         yield TarFile(header.name, header.size, data, span)
     _prove_end(counted)
-    if not count and counted.position > RECORD:
+    if not count and counted.position > 2 * RECORD:
         raise ReadError("corrupt", f"expected members, got {counted.position} zeros; was the file fetched as a whole?")
 
 
