@@ -69,8 +69,24 @@ def test_a_class_whose_carriers_clearly_belong_there_is_not_accused_with_the_oth
 
 
 def test_a_trigger_beyond_doubt_is_an_attack_also_on_samples_of_a_class_that_looks_the_same(suspect: Suspect) -> None:
-    fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=100)]
+    fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.72, 0.9, n=50)]
     assert verdicts(suspect, fits) == [True] * 13
+
+
+def test_one_class_with_many_carriers_convicts_no_others_that_look_alike(suspect: Suspect) -> None:
+    """A flat patch looks like parts of natural images; a trigger of one class is no trigger of those."""
+    attacked = fit(0.3, 0.0, n=5000, is_stranger=True)
+    innocent = [fit(0.72, 0.9, n=200), fit(0.7, 0.5, n=12), fit(0.68, 0.4, n=150), fit(0.6, 0.1, n=20)]
+    assert verdicts(suspect, [attacked, *innocent]) == [True] + [False] * 4
+    assert verdicts(suspect, [attacked, attacked, *innocent]) == [True] * 2 + [False] * 4
+
+
+def test_what_is_fainter_by_far_than_a_proven_trigger_is_another_thing(suspect: Suspect) -> None:
+    proven = [(replace(suspect, label=k, gain=600.0), fit(0.3, 1e-9, n=50, is_stranger=True)) for k in range(8)]
+    alike = [(replace(suspect, label=8, gain=500.0), fit(0.72, 0.9, n=50))]
+    fainter = [(replace(suspect, label=9, gain=250.0), fit(0.72, 0.9, n=150))]
+    found = together([*proven, *alike, *fainter], CONFIG, chances=10)
+    assert [fit.is_stranger for _, fit in found] == [True] * 9 + [False]
 
 
 def test_a_mark_that_many_classes_bear_on_their_own_samples_is_no_attack(suspect: Suspect) -> None:

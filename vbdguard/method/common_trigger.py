@@ -23,7 +23,7 @@ from vbdguard.method.window import Window, window_at
 
 Floats = NDArray[np.float64]
 
-_ALIKE = 0.5
+_ALIKE = 0.7
 """Correlation, at the best alignment, from which on two triggers count as one."""
 _FAINT_PART = 0.25
 _TEMPLATES = 4

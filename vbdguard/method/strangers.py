@@ -31,6 +31,8 @@ _HARDLY = 0.1
 _FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
 """How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
 which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
+_AS_CLEAR = 0.5
+"""Part of the nats per carrier of proven classes from which on another class carries the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,24 +206,64 @@ def together(
             groups.setdefault(suspect.kin, []).append(i)
     result = list(judged)
     for group in groups.values():
-        fits = [judged[i][1] for i in group]
-        if len({judged[i][0].label for i in group}) < _FEWEST_KIN:
-            continue
-        counts = np.array([fit.n_flagged for fit in fits], dtype=np.float64)
-        p_value = float(combine_pvalues([fit.p_value for fit in fits], "stouffer", np.sqrt(counts)).pvalue)
-        missing = counts @ [fit.kept - fit.flagged for fit in fits]
-        expected = counts @ [fit.kept - fit.if_poisoned for fit in fits]
-        log.info(
-            "trigger of %d classes: misfit %.2f of what poison has, p %.2g", len(fits), missing / expected, p_value
-        )
-        if missing > expected / 2 and p_value < config.label_check.significance / chances:
-            for i in group:
-                suspect, fit = judged[i]
-                middle = (fit.kept + fit.if_poisoned) / 2
-                fits_badly = fit.flagged - _KIN_MISFIT * fit.standard_error < middle
-                if not fit.is_stranger and (fits_badly or suspect.gain >= _SURE_KIN_GAIN):
-                    result[i] = suspect, replace(fit, is_stranger=True, p_value=p_value)
+        p_value = _joint_p_value([judged[i] for i in group])
+        if p_value < config.label_check.significance / chances:
+            kin = _without_doubt(_without_members([judged[i] for i in group], p_value), p_value)
+            for i, entry in zip(group, kin, strict=True):
+                result[i] = entry
     return result
+
+
+Judged = list[tuple[Suspect, Membership]]
+
+
+def _joint_p_value(kin: Judged) -> float:
+    """Return the chance of so bad a fit if the carriers of all these classes were members; 1 if they look like it."""
+    alone = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
+    # One class with many carriers must not convict others, in which something innocent looks like its trigger.
+    heard = kin if _n_classes(alone) >= _FEWEST_KIN else [entry for entry in kin if not entry[1].is_stranger]
+    if _n_classes(heard) < _FEWEST_KIN:
+        return 1.0
+    fits = [fit for _, fit in heard]
+    counts = np.array([fit.n_flagged for fit in fits], dtype=np.float64)
+    p_value = float(combine_pvalues([fit.p_value for fit in fits], "stouffer", np.sqrt(counts)).pvalue)
+    missing = counts @ [fit.kept - fit.flagged for fit in fits]
+    expected = counts @ [fit.kept - fit.if_poisoned for fit in fits]
+    log.info("trigger of %d classes: misfit %.2f of what poison has, p %.2g", len(fits), missing / expected, p_value)
+    return p_value if missing > expected / 2 else 1.0
+
+
+def _without_members(kin: Judged, p_value: float) -> Judged:
+    """Return kin of a proven trigger as strangers, but those whose carriers clearly look like members."""
+    return [
+        (suspect, fit)
+        if fit.is_stranger or fit.flagged - _KIN_MISFIT * fit.standard_error >= (fit.kept + fit.if_poisoned) / 2
+        else (suspect, replace(fit, is_stranger=True, p_value=p_value))
+        for suspect, fit in kin
+    ]
+
+
+def _without_doubt(kin: Judged, p_value: float) -> Judged:
+    """Return as strangers also those that carry what three strangers or more carry, as clearly as they do."""
+    strangers = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
+    if _n_classes(strangers) < _FEWEST_KIN:
+        return kin
+    clear = _AS_CLEAR * float(np.median([_clearness(suspect, fit) for suspect, fit in strangers]))
+    return [
+        (suspect, fit)
+        if fit.is_stranger or suspect.gain < _SURE_KIN_GAIN or _clearness(suspect, fit) < clear
+        else (suspect, replace(fit, is_stranger=True, p_value=p_value))
+        for suspect, fit in kin
+    ]
+
+
+def _clearness(suspect: Suspect, fit: Membership) -> float:
+    """Return the log-likelihood (nats) that a trigger explains for each of its carriers."""
+    return suspect.gain / fit.n_flagged
+
+
+def _n_classes(judged: Judged) -> int:
+    return len({suspect.label for suspect, _ in judged})
 
 
 def _words(suspect: Suspect, fit: Membership) -> str:
