@@ -29,7 +29,7 @@ from vbdguard.wording import (
 
 from .layout import draws, has_colour, make_table, print_section
 from .picture import draw_letters, draw_place, draw_trigger
-from .terminal_samples import print_flagged, print_notes, print_places, print_skipped
+from .terminal_samples import print_flagged, print_places, print_skipped
 
 _CARDS = 2
 """Up to so many triggers are drawn large, each beside its facts; more form a gallery."""
@@ -52,8 +52,6 @@ def render(report: ScanReport, console: Console, *, verbose: bool = False) -> No
         print_flagged(report, console, verbose=verbose)
     if report.status == "incomplete":
         print_skipped(report, console, verbose=verbose)
-    if report.notes:
-        print_notes(report, console, verbose=verbose)
     if verbose:
         _print_settings(report, console)
     _print_ending(report, console)

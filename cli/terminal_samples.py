@@ -10,7 +10,7 @@ from rich.text import Text
 from vbdguard.by_shard import flagged_places, place_path
 from vbdguard.escaping import printable
 from vbdguard.report import ScanReport
-from vbdguard.wording import class_words, count_words
+from vbdguard.wording import class_words
 
 from .layout import make_table, print_section
 
@@ -69,12 +69,3 @@ def print_skipped(report: ScanReport, console: Console, *, verbose: bool) -> Non
     lines += [Text(f"{printable(shard.name)}: {shard.status}") for shard in unread[:MAX_VERBOSE]]
     counts = ", ".join(f"{count:,} {printable(reason)}" for reason, count in reasons.most_common())
     print_section(console, f"Could not be read: {counts}" if counts else "Could not be read", *lines)
-
-
-def print_notes(report: ScanReport, console: Console, *, verbose: bool) -> None:
-    """Print what is odd about samples that were read and judged."""
-    shown = report.notes[: MAX_VERBOSE if verbose else _MAX_SKIPPED]
-    lines = [Text(f"{printable(s.key)}: {printable(s.reason)}: {printable(s.detail)}") for s in shown]
-    if len(report.notes) > len(shown):
-        lines.append(Text(f"{len(report.notes) - len(shown):,} more: -o report.json lists them all", "dim"))
-    print_section(console, f"Read and judged, but odd: {count_words(len(report.notes), 'entry', 'entries')}", *lines)

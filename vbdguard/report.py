@@ -120,7 +120,7 @@ class FlaggedSample:
 
 @dataclass(frozen=True, slots=True)
 class SkippedSample:
-    """A sample or a whole shard that could not be read, and why; or what is to be said of one that was read."""
+    """A sample or a whole shard that could not be read, and why."""
 
     key: str
     reason: str
@@ -186,8 +186,6 @@ class ScanReport:
     """Seconds per stage that ran (`STAGES`), and their `total`."""
     environment: Mapping[str, str]
     tool: Mapping[str, str]
-    notes: tuple[SkippedSample, ...] = ()
-    """What is odd about samples that were read and judged, such as a name that another reader may take otherwise."""
     schema_version: int = SCHEMA_VERSION
     from_cache: bool = field(default=False, compare=False, metadata={"json": False})
     """Whether this process loaded the findings instead of computing them; not part of the JSON."""
@@ -229,7 +227,7 @@ class ScanReport:
         body = asdict(self)
         order = (
             *("schema_version", "tool", "status", "verdict", "dataset", "config", "seed", "device"),
-            *("classes", "flagged", "skipped", *(["notes"] if self.notes else []), "timings", "environment"),
+            *("classes", "flagged", "skipped", "timings", "environment"),
         )
         return {name: body[name] for name in order}
 

@@ -65,7 +65,6 @@ def build_report(
         classes=classes,
         flagged=flagged,
         skipped=ingested.skipped,
-        notes=ingested.notes,
         timings=_rounded(seconds),
         environment=_environment(device),
         tool={"name": "vbdguard", "version": __version__},
@@ -92,7 +91,6 @@ def renew_report(cached: ScanReport, ingested: Ingested, *, seconds: Mapping[str
         classes=tuple(replace(entry, name=names.get(entry.label, entry.name)) for entry in cached.classes),
         flagged=tuple(sorted(flagged, key=_by_key)),
         skipped=ingested.skipped,
-        notes=ingested.notes,
         timings=_rounded(seconds),
     )
 

@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from vbdguard.escaping import printable
 from vbdguard.guards.policy import OnPoison
-from vbdguard.report import ClassReport, ScanReport, SkippedSample
+from vbdguard.report import ClassReport, ScanReport
 from vbdguard.wording import (
     artefact_words,
     attack_words,
@@ -56,8 +56,6 @@ def _lines(report: ScanReport, on_poison: OnPoison | None) -> Iterator[str]:
         yield artefact_words(entry, report.dataset.image_shape)
     if report.status == "incomplete":
         yield _unread(report)
-    if report.notes:
-        yield f"Read and judged, but odd: {_counted(report.notes)}; readers may disagree on it."
     if report.verdict == "poisoned" and on_poison is not None:
         yield f'{_CONSEQUENCES[on_poison]} (on_poison="{on_poison}").'
     elif report.verdict == "poisoned":
@@ -93,14 +91,10 @@ def _finding(entry: ClassReport, shape: tuple[int, int, int]) -> str:
 
 
 def _unread(report: ScanReport) -> str:
-    return f"Could not be read: {_counted(report.skipped) or 'a part of a shard'}; repair or remove."
-
-
-def _counted(entries: Sequence[SkippedSample]) -> str:
-    """Return how many entries there are of which reason, and the first keys."""
-    reasons = Counter(entry.reason for entry in entries)
+    reasons = Counter(sample.reason for sample in report.skipped)
     counts = ", ".join(f"{count:,} {printable(reason)}" for reason, count in reasons.most_common(_MAX_SKIPPED))
-    keys = [printable(entry.key) for entry in entries[:_MAX_SKIPPED]]
-    if len(entries) > len(keys):
+    keys = [printable(sample.key) for sample in report.skipped[:_MAX_SKIPPED]]
+    if len(report.skipped) > len(keys):
         keys.append("...")
-    return f"{counts} ({', '.join(keys)})" if keys else ""
+    named = f" ({', '.join(keys)})" if keys else ""
+    return f"Could not be read: {counts or 'a part of a shard'}{named}; repair or remove."

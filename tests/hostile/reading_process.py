@@ -52,9 +52,8 @@ def _read(request: dict[str, str]) -> dict[str, Any]:
     except BaseException as error:  # a crash, in Python's sense
         answer = {"outcome": f"crash: {type(error).__name__}: {error}"[:500], "reasons": [], "detail": ""}
     else:
-        told = (*ingested.skipped, *ingested.notes)
-        details = [f"{one.key}: {one.reason}: {one.detail}"[:300] for one in told[:5]]
-        answer = {"outcome": ingested.status, "reasons": sorted({one.reason for one in told})}
+        details = [f"{one.key}: {one.reason}: {one.detail}"[:300] for one in ingested.skipped[:5]]
+        answer = {"outcome": ingested.status, "reasons": sorted({one.reason for one in ingested.skipped})}
         answer |= {"detail": details, "samples": len(ingested.store)}
     return answer | {"foreign": events}
 

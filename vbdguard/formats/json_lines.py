@@ -1,7 +1,6 @@
 """JSON Lines: the report in pieces that a program can read one by one.
 
-The first line is the scan; then come the classes, the flagged samples, what was skipped, and notes on what was read.
-`type` says which.
+The first line is the scan; then come the classes, the flagged samples and what was skipped. `type` says which.
 
     jq -r 'select(.type == "flagged") | .key' report.jsonl
 """
@@ -15,7 +14,7 @@ from typing import Any
 from vbdguard.formats.rendering import Extras
 from vbdguard.report import ScanReport
 
-_PARTS = {"classes": "class", "flagged": "flagged", "skipped": "skipped", "notes": "note"}
+_PARTS = {"classes": "class", "flagged": "flagged", "skipped": "skipped"}
 
 
 def render(report: ScanReport, _: Extras) -> str:
@@ -27,5 +26,5 @@ def _lines(report: ScanReport) -> Iterator[dict[str, Any]]:
     body = report.to_dict()
     yield {"type": "scan", **{name: value for name, value in body.items() if name not in _PARTS}}
     for name, kind in _PARTS.items():
-        for entry in body.get(name, ()):
+        for entry in body[name]:
             yield {"type": kind, **entry}

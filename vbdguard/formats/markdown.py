@@ -35,7 +35,6 @@ def _lines(report: ScanReport, accepted: Mapping[str, str]) -> Iterator[str]:
     yield from _shards(report)
     yield from _samples(report)
     yield from _skipped(report)
-    yield from _notes(report)
     yield from _next(report)
     yield from _about(report)
 
@@ -147,17 +146,6 @@ def _skipped(report: ScanReport) -> Iterator[str]:
     for one in report.skipped[:_SKIPPED]:
         yield f"- {_code(one.key)} {_code(one.reason)}: {_code(one.detail)}"
     yield from _more(len(report.skipped) - _SKIPPED, "more", "more")
-    yield ""
-
-
-def _notes(report: ScanReport) -> Iterator[str]:
-    if not report.notes:
-        return
-    yield f"### Read and judged, but odd: {count_words(len(report.notes), 'entry', 'entries')}"
-    yield ""
-    for one in report.notes[:_SKIPPED]:
-        yield f"- {_code(one.key)} {_code(one.reason)}: {_code(one.detail)}"
-    yield from _more(len(report.notes) - _SKIPPED, "more", "more")
     yield ""
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, str] = {
     "json": "the whole report (schema: vbdguard.report.report_schema)",
-    "jsonl": "the same, a line for the scan, for each class, each flagged sample, each skipped one, each note",
+    "jsonl": "the same, a line for the scan, for each class, each flagged sample and each skipped one",
     "sarif": "SARIF 2.1.0 for code scanning, a result per class and shard",
     "junit": "JUnit XML, a test per class",
     "markdown": "a summary for a pull request or a CI job",

@@ -28,7 +28,6 @@ from vbdguard.progress import Progress, Silent
 from vbdguard.report import ShardReport, SkippedSample, Status
 from vbdguard.sources.base import ExifRule, Shard, Source, exif_rule
 from vbdguard.sources.opening import open_source
-from vbdguard.sources.tar_notes import NOTES_ON_SAMPLES
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,6 @@ class Ingested:
     """Sorted by name."""
     skipped: tuple[SkippedSample, ...]
     """Sorted by key."""
-    notes: tuple[SkippedSample, ...] = ()
-    """What is to be said of samples that were read; sorted by key."""
     exif_rules: tuple[ExifRule, ...] = ("stored",)
     """Those of the source's shards, sorted."""
 
@@ -170,7 +167,7 @@ def _collect(source: Source, outcomes: Sequence[ShardOutcome], size: tuple[int, 
         reports.append(_shard_report(shard, outcome, segment, entries))
         skipped += [(SkippedSample(outcome.key_prefix + e.key, e.reason, e.detail), e) for e in entries]
     skipped.sort(key=lambda pair: (pair[0].key, pair[0].reason, pair[0].detail))
-    left_out = tuple(sample for sample, entry in skipped if not _is_note(entry))
+    left_out = tuple(pair[0] for pair in skipped)
     store = build_store(segments, prefixes, image_size=size, class_names=source.class_names)
     _check_scannable(source, store, left_out)
     return Ingested(
@@ -179,7 +176,6 @@ def _collect(source: Source, outcomes: Sequence[ShardOutcome], size: tuple[int, 
         source.names,
         tuple(sorted(reports, key=lambda report: report.name)),
         left_out,
-        tuple(sample for sample, entry in skipped if _is_note(entry)),
         tuple(sorted({exif_rule(shard) for shard in source.shards})),
     )
 
@@ -205,16 +201,10 @@ def _shard_report(
     shard: Shard, outcome: ShardOutcome, segment: Segment | None, entries: Sequence[SkippedEntry]
 ) -> ShardReport:
     samples = 0 if segment is None else len(segment.keys)
-    is_whole = all(_is_note(entry) for entry in entries)
-    status: Literal["complete", "incomplete", "unreadable"] = "complete" if is_whole else "incomplete"
+    status: Literal["complete", "incomplete", "unreadable"] = "incomplete" if entries else "complete"
     if not samples and any(entry.is_shard for entry in entries):
         status = "unreadable"
     return ShardReport(shard.name, outcome.digest, samples, status)
-
-
-def _is_note(entry: SkippedEntry) -> bool:
-    """Return whether an entry speaks of a sample that was read."""
-    return entry.reason in NOTES_ON_SAMPLES
 
 
 def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry], *, is_turned: bool) -> str:

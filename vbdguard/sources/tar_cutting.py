@@ -22,7 +22,6 @@ from vbdguard.sources.files import BLOCK, HashingReader, head, open_binary
 from vbdguard.sources.tar import TarPiece, TarShard, json_label_keys, label_field, split_name, uncompressed
 from vbdguard.sources.tar_members import BLOCK as TAR_BLOCK
 from vbdguard.sources.tar_members import OtherMember, Span, TarFile
-from vbdguard.sources.tar_notes import NOTES_ON_SAMPLES
 
 _END = bytes(2 * TAR_BLOCK)
 
@@ -140,8 +139,6 @@ class _Planner:
         if piece.entry is None:
             self._take_other(piece)
             return
-        if not piece.members and isinstance(piece.entry, Unreadable) and piece.entry.reason in NOTES_ON_SAMPLES:
-            return  # it speaks of a sample that has its own ruling
         ruling = rule(piece.entry)
         place = Fate.KEPT if ruling.fate.stays else ruling.fate
         if _is_note(piece):

@@ -2,9 +2,6 @@
 
 webdataset passes over links and names that it cannot split, and takes any name for a key. Whoever unpacks the shard, or
 reads it with another library, may see other samples than the scan: so each of these is an entry of the report.
-
-What stands in `NOTES_ON_SAMPLES` speaks of samples that were read whole, as webdataset reads them, and are judged: it
-is told, and the scan is complete. All else was left out by us or would be taken by others: the scan is incomplete.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ IMAGE_FIELDS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "p
 _SUSPICIOUS = re.compile(r"\.\.|\\|:|\0|^/", re.MULTILINE)
 """No name is unsafe without one of these; few have one. Names are looked at line by line."""
 NOTES_ON_SAMPLES = frozenset({"unsafe-name", "repeated-key"})
-"""Reasons of entries that leave nothing out. No source gives these to anything that it could not read."""
+"""Reasons of entries that speak of a sample which was read all the same."""
 
 
 class TarNotes:
