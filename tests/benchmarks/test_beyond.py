@@ -10,16 +10,6 @@ from vbdguard.attacks.triggers import frame_trigger
 N, K = 400, 4
 
 
-@pytest.fixture
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 200, (N, 16, 16, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def labels() -> np.ndarray:
-    return np.arange(N) % K
-
-
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (before != after).any(-1)
 

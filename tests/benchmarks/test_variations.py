@@ -12,16 +12,6 @@ from benchmarks.variations import Variation, random_place
 N, K = 400, 4
 
 
-@pytest.fixture
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 200, (N, 16, 16, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def labels() -> np.ndarray:
-    return np.arange(N) % K
-
-
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -21,6 +21,9 @@ from vbdguard.progress import Progress
 
 log = logging.getLogger(__name__)
 
+Judged = list[tuple[Suspect, Membership]]
+"""Suspects, and whether their carriers belong to their class."""
+
 _SHARP_GAIN, _SHARP_BOUNDARY, _SHARP_SIGNIFICANCE = 8.0, 2 / 3, 0.01
 """A trigger that explains so many nats per carrier is surely pasted; only a mark of the class could be as sharp. Then
 less says that its carriers are strangers: on small sets the models that see no trigger know little."""
@@ -77,7 +80,7 @@ def find_strangers(
     Only so much of an image can be painted over. The suspects with the most gain come first; where some found no room,
     another round follows for them.
     """
-    found: list[tuple[Suspect, Membership]] = []
+    found: Judged = []
     waiting = sorted(suspects, key=lambda suspect: -suspect.gain)
     blind = Blind({}, {}, samples.labels.new_zeros(len(samples), 2))
     for _ in range(config.label_check.rounds):
@@ -97,7 +100,7 @@ def find_strangers(
     return Belonging(strangers, _artefacts(found), blind)
 
 
-def _artefacts(judged: list[tuple[Suspect, Membership]]) -> list[Suspect]:
+def _artefacts(judged: Judged) -> list[Suspect]:
     """Return what is surely pasted, and clearly on members, unless it is a trigger of other classes."""
     attacks = {suspect.kin for suspect, fit in judged if fit.is_stranger} - {None}
     return [
@@ -156,7 +159,7 @@ def memberships(
     config: DirectMethodConfig,
     *,
     chances: int,
-) -> list[tuple[Suspect, Membership]]:
+) -> Judged:
     """Return for each suspect whether the samples that carry its trigger belong to their class.
 
     Args:
@@ -191,9 +194,7 @@ def memberships(
     return judged
 
 
-def together(
-    judged: list[tuple[Suspect, Membership]], config: DirectMethodConfig, *, chances: int
-) -> list[tuple[Suspect, Membership]]:
+def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Judged:
     """Return the judgement with classes that share a trigger judged together, where few samples prove nothing alone.
 
     A pattern of one class does not turn up at another place in other classes. If the carriers of all these classes are
@@ -212,9 +213,6 @@ def together(
             for i, entry in zip(group, kin, strict=True):
                 result[i] = entry
     return result
-
-
-Judged = list[tuple[Suspect, Membership]]
 
 
 def _joint_p_value(kin: Judged) -> float:
