@@ -7,7 +7,7 @@
     FOLDER/corpus/<target>    inputs that reached something new; the next run goes on from them
     FOLDER/found/<target>     what broke a reader; empty is good
     FOLDER/logs/<target>.log  libFuzzer's own words
-    FOLDER/summary.tsv        a line for each target that ran: seconds, inputs, coverage, exit status, findings
+    FOLDER/summary.tsv        a line for each run of a target: seconds by the clock and of the processor, inputs, coverage, exit status, findings
 
 Ctrl-C or SIGTERM ends the target that is at work and writes its line; what it has learned is kept. An exit
 status below 0 is the signal that ended a target. Exits with 1 if a target found something, else with 0.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from types import FrameType
 HERE = Path(__file__).parent
 TARGETS = ("tar", "compressed", "image", "manifest", "npz", "arrow", "parquet", "kind", "braces", "report")
 OPTIONS = ("-timeout=10", "-rss_limit_mb=2000", "-max_len=16384", "-print_final_stats=1")
-_HEAD = "target\tseconds\tinputs\tcoverage\texit\tfound\n"
+_HEAD = "target\tseconds\tprocessor\tinputs\tcoverage\texit\tfound\n"
 _GRACE = 30
 """Seconds that a target has to end in when it was asked to: it may be at one slow input."""
 
@@ -40,6 +41,8 @@ class Outcome:
 
     target: str
     seconds: float
+    processor_seconds: float
+    """What it got of them; less where the machine has other work."""
     inputs: int
     coverage: int
     """libFuzzer's count of places in the code that some input reached."""
@@ -49,7 +52,8 @@ class Outcome:
 
     def line(self) -> str:
         """Return it as a line of the summary."""
-        return f"{self.target}\t{self.seconds:.0f}\t{self.inputs}\t{self.coverage}\t{self.exit_status}\t{self.found}\n"
+        times = f"{self.seconds:.0f}\t{self.processor_seconds:.0f}"
+        return f"{self.target}\t{times}\t{self.inputs}\t{self.coverage}\t{self.exit_status}\t{self.found}\n"
 
 
 class Stop:
@@ -78,7 +82,7 @@ def fuzz(target: str, folder: Path, minutes: float, stop: Stop) -> Outcome:
         f"-max_total_time={max(1, round(60 * minutes))}",
         *OPTIONS,
     ]
-    begun = time.monotonic()
+    begun, used = time.monotonic(), _processor_seconds()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, f"-artifact_prefix={found}/", str(corpus), str(seeds)],
@@ -93,6 +97,7 @@ def fuzz(target: str, folder: Path, minutes: float, stop: Stop) -> Outcome:
     return Outcome(
         target,
         time.monotonic() - begun,
+        _processor_seconds() - used,
         _last_number(r"#(\d+)\t", said),
         _last_number(r"cov: (\d+)", said),
         status,
@@ -111,6 +116,12 @@ def _wait(process: subprocess.Popen[bytes], stop: Stop) -> int:
             process.kill()
         time.sleep(0.2)
     return process.wait()
+
+
+def _processor_seconds() -> float:
+    """Return what the targets that have ended used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _last_number(pattern: str, text: str) -> int:
