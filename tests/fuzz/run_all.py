@@ -7,7 +7,8 @@
     FOLDER/corpus/<target>    inputs that reached something new; the next run goes on from them
     FOLDER/found/<target>     what broke a reader; empty is good
     FOLDER/logs/<target>.log  libFuzzer's own words
-    FOLDER/summary.tsv        a line for each run of a target: seconds by the clock and of the processor, inputs, coverage, exit status, findings
+    FOLDER/summary.tsv        a line for each run of a target: seconds by the clock, seconds of the processor,
+                              inputs, coverage, exit status, findings
 
 Ctrl-C or SIGTERM ends the target that is at work and writes its line; what it has learned is kept. An exit
 status below 0 is the signal that ended a target. Exits with 1 if a target found something, else with 0.
