@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Test modules in folders without `__init__.py` cannot import what lies beside them.
+sys.path.append(str(Path(__file__).parent))
 
 WriteTar = Callable[..., Path]
 

@@ -11,10 +11,15 @@ from typing import BinaryIO, cast
 from blake3 import blake3
 
 from vbdguard.errors import ReadError, SourceError
+from vbdguard.sources.http_file import HttpFile, http_size
 from vbdguard.sources.remote import filesystem
+from vbdguard.sources.secrets import is_web, query_mark, without_query, without_secrets
 
 BLOCK = 1 << 20
 """Bytes per read: large enough that hashing, not the calls, sets the pace."""
+
+REMOTE_BLOCK = 8 << 20
+"""Bytes that are fetched at once, and again when that fails, from stores other than web servers."""
 
 
 def is_url(path: str) -> bool:
@@ -41,14 +46,22 @@ def open_binary(path: str, *, buffering: int = BLOCK) -> BinaryIO:
     try:
         if not is_url(path):
             return Path(path).open("rb", buffering=buffering)
+        if is_web(path):
+            return cast(BinaryIO, _buffered(HttpFile(path), buffering))
         remote, inner = filesystem(path)
-        return cast(BinaryIO, remote.open(inner, "rb"))
-    except SourceError:
+        return cast(BinaryIO, remote.open(inner, "rb", block_size=REMOTE_BLOCK))
+    except (SourceError, ReadError):
         raise
     except ValueError as error:
         raise ReadError("io-error", f"cannot open it, the name is no path: {error}") from error
     except Exception as error:  # what the packages behind a URL raise is theirs: botocore's errors are no OSError
-        raise ReadError("io-error", f"cannot open it: {error or type(error).__name__}") from error
+        words = without_secrets(str(error)) or type(error).__name__
+        raise ReadError("io-error", f"cannot open it: {words}") from error
+
+
+def _buffered(file: HttpFile, buffering: int) -> io.BufferedReader:
+    # Even where nothing is to be read ahead: a raw stream may give less than was asked for.
+    return io.BufferedReader(file, buffering or io.DEFAULT_BUFFER_SIZE)
 
 
 def file_digest(path: str) -> str:
@@ -73,6 +86,8 @@ def file_size(path: str) -> int | None:
     try:
         if not is_url(path):
             return Path(path).stat().st_size
+        if is_web(path):
+            return http_size(path)
         remote, inner = filesystem(path)
         return cast("int | None", remote.size(inner))
     except Exception:  # whatever it is, opening it says why
@@ -147,10 +162,14 @@ def short_names(paths: list[str]) -> list[str]:
     full = [path if is_url(path) else os.path.realpath(path) for path in paths]
     if len(set(full)) != len(full):
         twice = next(path for path, times in Counter(full).items() if times > 1)
-        raise SourceError(f"{twice} is named twice; name each shard once")
-    bases = [PurePath(path).name for path in paths]
+        raise SourceError(f"{without_secrets(twice)} is named twice; name each shard once")
+    plain = [without_query(path) for path in full]
+    bases = [PurePath(path).name for path in plain]
     if len(set(bases)) == len(bases):
         return bases
-    folders = [PurePath(path).parts[:-1] for path in full]
-    common = sum(1 for level in zip(*folders, strict=False) if len(set(level)) == 1)
-    return ["/".join(PurePath(path).parts[common:]) for path in full]
+    parts = [PurePath(without_secrets(path)).parts for path in plain]
+    common = sum(1 for level in zip(*(one[:-1] for one in parts), strict=False) if len(set(level)) == 1)
+    names = ["/".join(one[common:]) for one in parts]
+    times = Counter(names)
+    # Only a script that answers each query with another file leaves the query as the difference.
+    return [name if times[name] == 1 else name + query_mark(path) for name, path in zip(names, full, strict=True)]

@@ -21,8 +21,10 @@ from vbdguard.config import FolderRule
 from vbdguard.errors import NothingToScanError, ReadError, SourceError
 from vbdguard.sources.base import ExifRule, RawSample, Shard, Unreadable
 from vbdguard.sources.files import is_url, open_binary
+from vbdguard.sources.http_file import asked
 from vbdguard.sources.pointers import missing_outputs
 from vbdguard.sources.remote import filesystem
+from vbdguard.sources.secrets import without_query
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.tar_members import MAX_MEMBER
 
@@ -113,7 +115,7 @@ def open_folder(root: str, *, rule: FolderRule | None = None) -> ShardSource:
 def _shards(root: str, files: Sequence[tuple[str, str]], exif: ExifRule) -> list[Shard]:
     slices = [tuple(files[start : start + FILES_PER_SHARD]) for start in range(0, len(files), FILES_PER_SHARD)]
     full = root if is_url(root) else str(Path(root).resolve())
-    name = PurePosixPath(full).name
+    name = PurePosixPath(without_query(full)).name
     shards: list[Shard] = [FolderShard(full, f"{name}#{number:06d}", part, exif) for number, part in enumerate(slices)]
     return shards if is_url(root) else [*shards, *missing_outputs(root)]
 
@@ -201,9 +203,11 @@ def _remote_images(root: str) -> Iterator[str]:
     """
     try:
         remote, inner = filesystem(root)
-        found = remote.find(inner)
+        found = asked(root, lambda: remote.find(inner))
     except SourceError:
         raise
+    except ReadError as error:
+        raise SourceError(f"{root}: cannot list it: {error.detail}") from error
     except Exception as error:  # what the packages behind a URL raise is theirs
         raise SourceError(f"{root}: cannot list it: {error or type(error).__name__}") from error
     above = inner.rstrip("/") + "/"

@@ -13,6 +13,7 @@ from vbdguard.sources.manifest import is_manifest
 from vbdguard.sources.npz import ZIP_MAGIC
 from vbdguard.sources.parquet import PARQUET_MAGIC
 from vbdguard.sources.pointers import pointer_error
+from vbdguard.sources.secrets import without_query
 from vbdguard.sources.tar_members import BLOCK, looks_like_tar
 
 Kind = Literal["tar", "parquet", "arrow", "npz", "manifest", "pointer", "other"]
@@ -50,7 +51,7 @@ def kind_of(path: str) -> Kind:
 
 def kind_by_name(path: str) -> Kind:
     """Return the kind that a file's name says it is of."""
-    name = local_path(path).lower()
+    name = local_path(without_query(path)).lower()
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), "other")
 
 

@@ -22,6 +22,7 @@ from vbdguard.sources.columns import LABEL_COLUMNS
 from vbdguard.sources.cutting import is_safe_name
 from vbdguard.sources.files import is_url, open_binary
 from vbdguard.sources.folder import FILES_PER_SHARD, read_image
+from vbdguard.sources.secrets import without_query
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.tar import checked_label
 
@@ -134,7 +135,7 @@ def is_manifest(start: bytes) -> bool:
 
 def _split(path: str) -> tuple[str, str]:
     if is_url(path):
-        root, _, name = path.rpartition("/")
+        root, _, name = without_query(path).rpartition("/")
         return root, name
     full = Path(path).absolute()
     return str(full.parent), full.name

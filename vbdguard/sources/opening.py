@@ -17,12 +17,14 @@ from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.commands import CommandShard, is_command
 from vbdguard.sources.files import is_url, short_names
 from vbdguard.sources.folder import IMAGE_SUFFIXES, open_folder
+from vbdguard.sources.http_file import asked
 from vbdguard.sources.kinds import SHARD_SUFFIXES, Kind, kind_of
 from vbdguard.sources.manifest import METADATA, open_manifest
 from vbdguard.sources.npz import NpzShard
 from vbdguard.sources.parquet import ParquetShard, parquet_class_names
 from vbdguard.sources.pointers import MissingShard, PointerShard, missing_outputs
 from vbdguard.sources.remote import filesystem
+from vbdguard.sources.secrets import without_query, without_secrets
 from vbdguard.sources.shards import ShardSource, expand
 from vbdguard.sources.tar import TarShard
 
@@ -67,6 +69,15 @@ def open_source(
         NothingToScanError: if there is no labelled image in it.
     """
     reading = Reading(label_key, folder_rule, run_commands)
+    try:
+        return _open(source, reading)
+    except SourceError as error:
+        if (words := without_secrets(str(error))) == str(error):
+            raise
+        raise type(error)(words) from None  # what caused it tells the whole URL too
+
+
+def _open(source: Any, reading: Reading) -> Source:
     if isinstance(source, (str, os.PathLike)):
         return _open_paths([os.fspath(source)], reading)
     if isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source):
@@ -92,13 +103,14 @@ def _open_paths(names: list[str], reading: Reading) -> Source:
         return ShardSource(tuple(names), commands)
     paths = [path for name in names for path in expand(name)]
     folders = [path for path in paths if not is_url(path) and Path(path).is_dir()]
+    shown = tuple(map(without_secrets, names))
     if len(paths) == 1:
         if folders:
-            return _open_folder(paths[0], tuple(names), reading)
+            return _open_folder(paths[0], shown, reading)
         if (remote := _remote_folder(paths[0])) is not None:
-            return _open_remote_folder(paths[0], remote, tuple(names), reading)
+            return _open_remote_folder(paths[0], remote, shown, reading)
     files = [file for path in paths for file in (_folder_shards(path) if path in folders else _listed(path))]
-    return _open_files(files, tuple(names), reading)
+    return _open_files(files, shown, reading)
 
 
 def _open_files(
@@ -256,15 +268,17 @@ def _is_image(path: Path) -> bool:
 
 def _remote_folder(path: str) -> list[str] | None:
     """Return the URLs in a remote folder, None where the path is no such folder."""
-    if not is_url(path) or path.lower().endswith(SHARD_SUFFIXES):
+    if not is_url(path) or without_query(path).lower().endswith(SHARD_SUFFIXES):
         return None
     try:
         remote, inner = filesystem(path)
-        if not remote.isdir(inner):
+        if not asked(path, lambda: remote.isdir(inner)):
             return None
-        return [remote.unstrip_protocol(name) for name in remote.ls(inner, detail=False)]
+        return [remote.unstrip_protocol(name) for name in asked(path, lambda: remote.ls(inner, detail=False))]
     except SourceError:
         raise
+    except ReadError as error:
+        raise SourceError(f"{path}: cannot open it: {error.detail}") from error
     except Exception as error:  # what the packages behind a URL raise is theirs
         raise SourceError(f"{path}: cannot open it: {error or type(error).__name__}") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vbdguard.errors import SourceError
+from vbdguard.sources.secrets import without_secrets
 
 KINDS: dict[str, str] = {
     "file": "",
@@ -42,13 +43,17 @@ def check_url(url: str) -> None:
     scheme = url_scheme(url)
     if scheme not in KINDS:
         raise SourceError(
-            f"{url}: cannot open this kind of URL; expected one of {', '.join(sorted(KINDS))}, got {scheme}; "
-            "download the files first"
+            f"{without_secrets(url)}: cannot open this kind of URL; expected one of {', '.join(sorted(KINDS))}, "
+            f"got {scheme}; download the files first"
         )
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it.
+
+    Args:
+        url: of a kind that is on the list.
+        options: for the file system, before what is configured.
 
     Raises:
         SourceError: if this kind of URL is not opened, or the package for it is missing.
@@ -58,10 +63,22 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     check_url(url)
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         extra = KINDS[url_scheme(url)]
-        raise SourceError(f"{url}: {error}; pip install 'vbdguard[{extra}]'") from error
+        raise SourceError(f"{without_secrets(url)}: {error}; pip install 'vbdguard[{extra}]'") from error
     except ValueError as error:
-        raise SourceError(f"{url}: cannot open this kind of URL: {error}") from error
+        raise SourceError(without_secrets(f"{url}: cannot open this kind of URL: {error}")) from error
     return found
+
+
+def web_filesystem(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for web URLs as it is configured, but one that leaves packed bodies packed.
+
+    Raises:
+        SourceError: if aiohttp is missing.
+    """
+    import fsspec
+
+    configured = fsspec.config.conf.get(url_scheme(url), {}).get("client_kwargs", {})
+    return filesystem(url, client_kwargs={**configured, "auto_decompress": False})

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbdguard.errors import NothingToScanError, SourceError
+from vbdguard.errors import NothingToScanError, ReadError, SourceError
 from vbdguard.sources.base import Shard
 from vbdguard.sources.braces import expand_braces
 from vbdguard.sources.files import is_url, local_path
+from vbdguard.sources.http_file import asked
 from vbdguard.sources.remote import check_url, filesystem
 
 
@@ -74,9 +75,11 @@ def _advice(path: str) -> str:
 def _remote_matches(path: str) -> list[str]:
     try:
         remote, inner = filesystem(path)
-        found = sorted(remote.unstrip_protocol(name) for name in remote.glob(inner))
+        found = sorted(remote.unstrip_protocol(name) for name in asked(path, lambda: remote.glob(inner)))
     except SourceError:
         raise
+    except ReadError as error:
+        raise SourceError(f"{path}: cannot list it: {error.detail}") from error
     except Exception as error:  # what the packages behind a URL raise is theirs
         raise SourceError(f"{path}: cannot list it: {error or type(error).__name__}") from error
     if not found:
