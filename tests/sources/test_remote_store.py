@@ -13,8 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_store import Faults, FaultyStore, serving
 
+from vbdguard.config import (
+    AttackCheckConfig,
+    DetectorConfig,
+    EnsembleConfig,
+    MethodConfig,
+    ScanConfig,
+    SuspectsConfig,
+)
 from vbdguard.errors import SourceError
 from vbdguard.ingest.reader import Ingested, ingest
+from vbdguard.scanner import scan
 from vbdguard.sources.opening import open_source
 
 WriteTar = Callable[..., Path]
@@ -54,6 +63,30 @@ def told(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 def urls(store: FaultyStore) -> str:
     return f"{store.url}/bucket/train-{{0..{SHARDS - 1}}}.tar"
+
+
+def test_a_scan_of_a_failing_store_gives_the_same_report(root: Path, tmp_path: Path) -> None:
+    quick = ScanConfig(
+        device="cpu",
+        jobs=1,
+        method=MethodConfig(
+            ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
+            suspects=SuspectsConfig(significance=1.1),  # accuses innocent classes: there are flags to compare
+            attack_check=AttackCheckConfig(min_success_rate=0.0),
+            detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
+        ),
+    )
+
+    def told(source: str, cache: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(scan(source, quick, cache_dir=tmp_path / cache).to_json())
+        del body["timings"], body["dataset"]["sources"]
+        return body
+
+    local = told(str(root / "bucket"), "local")
+    with serving(root, Faults(drop=0.05, throttle=0.002)) as store:
+        assert told(urls(store), "remote") == local
+        assert store.seen["drops"] > 0
+    assert local["flagged"]
 
 
 @pytest.mark.parametrize("drop", [0.05, 0.3])
@@ -103,9 +136,7 @@ def test_folder_of_images_comes_through(root: Path, png: Png, told: Callable[...
     assert remote["status"] == "complete"
 
 
-def test_a_lost_shard_costs_itself_and_is_named(
-    root: Path, told: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_shard_costs_itself_and_is_named(root: Path, told: Callable[..., dict[str, Any]]) -> None:
     (root / "bucket" / "train-3.tar").unlink()
     with serving(root, Faults(drop=0.05)) as store:
         found = told(urls(store))
