@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         data, date = path.read_bytes(), email.utils.formatdate(path.stat().st_mtime, usegmt=True)
         etag = f'"{hashlib.md5(data).hexdigest()}"'
         if faults.encoding == "gzip":
-            data = gzip.compress(data)
+            data = gzip.compress(data, 1)
         start, stop, status = 0, len(data), 200
         wanted = _RANGE.match(self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")

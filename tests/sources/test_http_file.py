@@ -15,7 +15,7 @@ from vbdguard.errors import ReadError
 from vbdguard.sources.http_file import HttpFile, http_size
 from vbdguard.sources.retries import Retries
 
-FAST = Retries(first_delay=0.01, max_delay=0.05, stall_timeout=0.3)
+FAST = Retries(first_delay=0.01, max_delay=0.05, stall_timeout=1.0)
 SIZE = 3 << 20
 DATA = random.Random(3).randbytes(SIZE)
 OTHER = random.Random(4).randbytes(SIZE)

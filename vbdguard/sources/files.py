@@ -163,13 +163,16 @@ def short_names(paths: list[str]) -> list[str]:
     if len(set(full)) != len(full):
         twice = next(path for path, times in Counter(full).items() if times > 1)
         raise SourceError(f"{without_secrets(twice)} is named twice; name each shard once")
-    plain = [without_query(path) for path in full]
-    bases = [PurePath(path).name for path in plain]
+    bases = [PurePath(without_query(path)).name for path in paths]
     if len(set(bases)) == len(bases):
         return bases
-    parts = [PurePath(without_secrets(path)).parts for path in plain]
-    common = sum(1 for level in zip(*(one[:-1] for one in parts), strict=False) if len(set(level)) == 1)
-    names = ["/".join(one[common:]) for one in parts]
+    folders = [PurePath(_shown(path)).parts[:-1] for path in full]
+    common = sum(1 for level in zip(*folders, strict=False) if len(set(level)) == 1)
+    names = ["/".join(PurePath(_shown(path)).parts[common:]) for path in paths]
     times = Counter(names)
     # Only a script that answers each query with another file leaves the query as the difference.
     return [name if times[name] == 1 else name + query_mark(path) for name, path in zip(names, full, strict=True)]
+
+
+def _shown(path: str) -> str:
+    return without_secrets(without_query(path))
