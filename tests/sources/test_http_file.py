@@ -121,7 +121,7 @@ def test_a_server_that_keeps_failing_is_given_up(root: Path) -> None:
 def test_a_server_that_lets_little_through_each_time_is_given_up_too(root: Path) -> None:
     with serving(root, Faults(drop_after=1000)) as store:
         with pytest.raises(ReadError, match=r"gave up.*\(20 in all\)"):
-            fetched(store, retries=Retries(total=20, first_delay=0))
+            fetched(store, retries=Retries(attempts=100, total=20, first_delay=0))
         assert 20 <= store.seen["requests"] <= 40
 
 

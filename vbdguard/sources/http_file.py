@@ -11,6 +11,7 @@ What is read is one version of the file, whatever breaks:
   (`Range`) is made under that condition (`If-Range`). A server that holds another version sends that as a whole.
 - Without, the file is asked for from its beginning, and what had been read must come again, by its hash.
 - A server without ranges starts over likewise; what had been read is passed over.
+- aiohttp drops what it had received but not yet given out when a connection breaks; those bytes are fetched again.
 - The answer's length must be reached: a body that ends early is a broken connection. (Without a stated length, from
   HTTP/1.0 servers, an early end looks like the end, and only the format's own end tells.)
 """
