@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import convolve
 from skimage.filters import threshold_otsu
@@ -186,3 +188,17 @@ def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_fact
     sharp = sharpen_trigger(rough, torch.from_numpy(random_images(1500, 1)), torch.from_numpy(random_images(1500, 2)))
     assert torch.equal(sharp.trigger.mask, rough.mask)
     assert 0 < sharp.blend_factor < 0.05
+
+
+@given(st.integers(-6, 6), st.integers(-6, 6))
+def test_a_moved_trigger_is_cut_at_the_edges(down: int, right: int) -> None:
+    rng = np.random.default_rng(0)
+    mask, pattern = rng.random((5, 6)) < 0.5, rng.random((3, 5, 6)).astype(np.float32)
+    moved = TriggerCandidate(torch.from_numpy(mask), torch.from_numpy(pattern)).moved(down, right)
+    for row in range(5):
+        for column in range(6):
+            came_from = row - down, column - right
+            is_inside = 0 <= came_from[0] < 5 and 0 <= came_from[1] < 6
+            assert bool(moved.mask[row, column]) == (is_inside and bool(mask[came_from]))
+            expected = pattern[:, came_from[0], came_from[1]] if is_inside else np.zeros(3)
+            np.testing.assert_array_equal(moved.pattern[:, row, column].numpy(), expected)

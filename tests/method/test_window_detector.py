@@ -15,12 +15,13 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.moves import Reading
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window_detector import (
     WindowDetector,
     WindowNet,
-    _matched_filter,
+    _matched_filters,
     _share_of_poison,
     fit_window_detector,
 )
@@ -31,7 +32,7 @@ def fit(
 ) -> WindowDetector:
     others = (samples.labels != target).nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(seed)
-    return fit_window_detector(samples, samples.members(target), others, planted, config, generator=generator)
+    return fit_window_detector(samples, samples.members(target), others, Reading(planted), config, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_the_matched_filter_is_the_linear_discriminant() -> None:
     clean = torch.randint(40, 200, (400, 4, 3, 2), dtype=torch.uint8, generator=generator)
     stamped = clean.clone()
     stamped[:, 1:3, 1] = 220
-    matched = _matched_filter(clean, stamped)
+    (matched,) = _matched_filters(clean, stamped, torch.zeros(len(clean), dtype=torch.int64)).filters
     x, y = (part.reshape(400, -1).double().numpy() for part in (clean, stamped))
     weights = np.linalg.solve(np.cov(x.T, bias=True) + 4 * np.eye(x.shape[1]), y.mean(0) - x.mean(0))
     direction = matched.weights.double().numpy()
@@ -149,7 +150,7 @@ def test_the_matched_filter_gives_bounded_numbers_whatever_the_pixels() -> None:
     clean = torch.randint(100, 110, (50, 6, 6, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     stamped = clean.clone()
     stamped[:, 2:4, 2:4] = 105
-    scores = _matched_filter(clean, stamped)(
+    scores = _matched_filters(clean, stamped, torch.zeros(len(clean), dtype=torch.int64))(
         torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 6, 6, 1)
     )
     assert scores.isfinite().all()

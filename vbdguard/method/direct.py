@@ -6,7 +6,7 @@
                                                                         mixture, common_trigger, suspect_triggers
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, label_check, strangers
-    detector      a classifier of stamped and clean windows for each    window_detector
+    detector      a classifier of stamped and clean windows for each    all_detectors, window_detector, moves
     attack_check  do those that it flags belong there?                  strangers
     flagging      trigger and content together judge each sample        unseen
 
@@ -20,26 +20,21 @@ stage, and `benchmarks/README.md` has the figures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.all_detectors import train_detectors
 from vbdguard.method.detection import Artefact, ClassFinding, Detection, StageClock
-from vbdguard.method.device import give_back_freed
 from vbdguard.method.label_check import Membership
 from vbdguard.method.level import image_levels
-from vbdguard.method.mixture import planted_trigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.strangers import Blind, find_strangers, memberships, together
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers, other_samples
+from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, sharpen_trigger
 from vbdguard.method.unseen import Judgement, judge_unseen
-from vbdguard.method.window_detector import fit_window_detector
-from vbdguard.progress import Progress
 
 
 def detect_direct(population: Population, config: DirectMethodConfig, *, seed: int, clock: StageClock) -> Detection:
@@ -56,7 +51,7 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         found = find_strangers(samples, suspects, config, seed, listener)
         blind = found.blind
     with clock("detector", len(found.strangers)) as listener:
-        sharper = _train_detectors(samples, found.strangers, config, seed, listener)
+        sharper = train_detectors(samples, found.strangers, config, seed, listener)
     with clock("attack_check"):
         judged = together(
             memberships(samples, sharper, [], blind, config, chances=len(sharper)), config, chances=len(sharper)
@@ -71,37 +66,6 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         findings = _findings(population, accused, sharp, found.artefacts)
         suggested = torch.where(is_flagged, judgement.suggested, -1)
     return Detection(findings, is_flagged, judgement.posterior, suggested, clock.seconds)
-
-
-def _train_detectors(
-    samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int, progress: Progress
-) -> list[Suspect]:
-    """Return the suspects as their detectors see them."""
-
-    def judge(suspect: Suspect) -> Suspect:
-        give_back_freed()  # each window has its own size: what the last one's networks left would pile up
-        own, others, level = suspect.members, other_samples(samples, suspect.label, config, seed), suspect.level
-        view = level.view(own, others, suspect.label, suspect.window)
-        planted, best = suspect.planted, None
-        for _ in range(config.detector.rounds + 1):
-            generator = torch.Generator().manual_seed(seed)
-            detector = fit_window_detector(level.samples, own, others, planted, config.detector, generator=generator)
-            logits = detector.logits(level.samples.images, own)
-            if best is None or detector.gain > best.gain:
-                best = replace(suspect, planted=planted, logits=logits, gain=detector.gain, trace=detector)
-            posterior = logits.sigmoid().double().cpu().numpy()
-            if posterior.sum() < config.mixture.min_carriers:
-                break
-            anew = planted_trigger(view, posterior)
-            if anew.shows_the_same_as(planted):
-                break
-            planted = anew
-        # A detector that learned from few samples, or looks at a whole coarse image, may know less than the mixture.
-        worth = suspect.gain if level.is_coarse else suspect.gain / 2
-        return best if best is not None and best.gain >= worth else suspect
-
-    found = side_by_side(judge, suspects, device=samples.device, progress=progress)
-    return [suspect for suspect in found if suspect.gain >= config.mixture.min_gain]
 
 
 def _judge(samples: Samples, accused: list[tuple[Suspect, Membership]], blind: Blind) -> Judgement:

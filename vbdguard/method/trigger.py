@@ -33,6 +33,17 @@ class TriggerCandidate:
         top, left = int(rows.min()), int(columns.min())
         return top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1
 
+    def moved(self, down: int, right: int) -> TriggerCandidate:
+        """Return the trigger so many pixels further down and right, cut at the image's edges."""
+        if (down, right) == (0, 0):
+            return self
+        height, width = self.mask.shape
+        rows, columns = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
+        padding = (max(0, right), max(0, -right), max(0, down), max(0, -down))
+        return TriggerCandidate(
+            F.pad(self.mask[rows, columns], padding), F.pad(self.pattern[:, rows, columns], padding)
+        )
+
     def paste(self, images: Tensor, blend_factor: Tensor | float) -> Tensor:
         """Return uint8 (n, H, W, C) images with the pattern blended in (Eq. 1), floored to uint8.
 

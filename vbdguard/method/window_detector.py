@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbdguard.config import WindowDetectorConfig
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.moves import Reading
 from vbdguard.method.net import uniform_parameter
 from vbdguard.method.optimizers import OneCycleAdamW
 from vbdguard.method.samples import Samples, centred, shuffled_batches
@@ -43,9 +43,20 @@ class MatchedFilter:
     """Median score of other classes' windows; their robust standard deviation is 1."""
 
     def __call__(self, windows: Tensor) -> Tensor:
+        """Return the score, float32 (n,), of uint8 windows (n, h, w, C)."""
+        return windows.flatten(1).float() @ self.weights - self.centre
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedFilters:
+    """One filter for each place where the trigger's copies lie; the one that answers most speaks."""
+
+    filters: tuple[MatchedFilter, ...]
+
+    def __call__(self, windows: Tensor) -> Tensor:
         """Return the clipped score and its square, float32 (n, 2), of uint8 windows (n, h, w, C)."""
-        score = (windows.flatten(1).float() @ self.weights - self.centre).clamp(_LOWEST_SCORE, _HIGHEST_SCORE)
-        score = score / _SCORE_SCALE
+        scores = torch.stack([each(windows) for each in self.filters]).amax(0)
+        score = scores.clamp(_LOWEST_SCORE, _HIGHEST_SCORE) / _SCORE_SCALE
         return torch.stack([score, score.clamp(max=8).square() / 8], dim=1)
 
 
@@ -54,7 +65,7 @@ class WindowDetector:
     """A classifier of windows into clean and stamped, with a score corrected for the class's share of poison."""
 
     window: Window
-    matched: MatchedFilter
+    matched: MatchedFilters
     net: WindowNet
     shift: float
     """What turns the network's logit into the logit of the posterior."""
@@ -70,7 +81,7 @@ def fit_window_detector(
     samples: Samples,
     own: Tensor,
     others: Tensor,
-    planted: PlantedTrigger,
+    reading: Reading,
     config: WindowDetectorConfig,
     *,
     generator: torch.Generator,
@@ -81,19 +92,37 @@ def fit_window_detector(
         samples: the training set.
         own: int64 (n,), the samples of the suspected class.
         others: int64 (m,), samples of other classes to learn from.
-        planted: the trigger, with the blend factor.
+        reading: the trigger, with the blend factor, and where its copies lie.
         config: settings of the detector.
         generator: CPU generator for weights, dropout, batch order and blend factors.
     """
-    window = window_around(planted.trigger.mask, config.margin, config.max_side)
+    window = window_around(reading.planted.trigger.mask, config.margin, config.max_side)
     clean = window.cut(samples.images, others)
     low, high = config.blend_slack
-    alpha = (torch.rand(len(others), generator=generator) * (high - low) + low) * planted.blend_factor
-    stamped = _inside(planted.trigger, window).paste(clean, alpha.clamp(0, 1).to(samples.device))
-    matched = _matched_filter(clean, stamped)
+    alpha = (torch.rand(len(others), generator=generator) * (high - low) + low) * reading.planted.blend_factor
+    step_of = _drawn_steps(reading, len(others), generator).to(samples.device)
+    stamped = _stamped(clean, reading, window, alpha.clamp(0, 1).to(samples.device), step_of)
+    matched = _matched_filters(clean, stamped, step_of)
     net = _train(torch.cat([clean, stamped]), matched, config, generator)
     shift, gain = _share_of_poison(_judge(net, matched, window.cut(samples.images, own)))
     return WindowDetector(window, matched, net, shift, gain)
+
+
+def _drawn_steps(reading: Reading, n: int, generator: torch.Generator) -> Tensor:
+    """Return which step each of n copies takes, int64 (n,)."""
+    if not reading.is_moving:
+        return torch.zeros(n, dtype=torch.int64)
+    return torch.multinomial(torch.tensor(reading.shares), n, replacement=True, generator=generator)
+
+
+def _stamped(clean: Tensor, reading: Reading, window: Window, alpha: Tensor, step_of: Tensor) -> Tensor:
+    """Return windows with a copy of the trigger each, uint8 (n, h, w, C)."""
+    stamped = torch.empty_like(clean)
+    for i, (down, right) in enumerate(reading.steps):
+        chosen = step_of == i
+        trigger = _inside(reading.planted.trigger.moved(down, right), window)
+        stamped[chosen] = trigger.paste(clean[chosen], alpha[chosen])
+    return stamped
 
 
 def _inside(trigger: TriggerCandidate, window: Window) -> TriggerCandidate:
@@ -139,9 +168,15 @@ class WindowNet(nn.Module):
         return F.linear(x, self.head, self.head_bias).squeeze(1)
 
 
-def _matched_filter(clean: Tensor, stamped: Tensor) -> MatchedFilter:
+def _matched_filters(clean: Tensor, stamped: Tensor, step_of: Tensor) -> MatchedFilters:
+    chosen = (step_of == step for step in step_of.unique())
+    return MatchedFilters(tuple(_matched_filter(clean, stamped, at_step) for at_step in chosen))
+
+
+def _matched_filter(clean: Tensor, stamped: Tensor, chosen: Tensor) -> MatchedFilter:
+    """Return the filter for what a stamp does to the chosen windows, bool (n,); all others tell how windows vary."""
     x = clean.flatten(1).float()
-    shift = stamped.flatten(1).float().mean(0) - x.mean(0)
+    shift = stamped[chosen].flatten(1).float().mean(0) - x[chosen].mean(0)
     base = x - x.mean(0)
     covariance = (base.T @ base / len(base)).double()
     covariance.diagonal().add_(_PIXEL_NOISE)
@@ -157,7 +192,7 @@ def _pixels(windows: Tensor) -> Tensor:
 
 
 def _train(
-    windows: Tensor, matched: MatchedFilter, config: WindowDetectorConfig, generator: torch.Generator
+    windows: Tensor, matched: MatchedFilters, config: WindowDetectorConfig, generator: torch.Generator
 ) -> WindowNet:
     """Return a network fitted to windows, the first half of them clean and the second half stamped."""
     _, height, width, channels = windows.shape
@@ -177,7 +212,7 @@ def _train(
 
 
 @torch.no_grad()
-def _judge(net: WindowNet, matched: MatchedFilter, windows: Tensor) -> Tensor:
+def _judge(net: WindowNet, matched: MatchedFilters, windows: Tensor) -> Tensor:
     return torch.cat([net(_pixels(chunk), matched(chunk)) for chunk in windows.split(_CHUNK)])
 
 
