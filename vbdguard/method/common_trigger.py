@@ -170,13 +170,26 @@ def _offsets(side: int, length: int, size: int) -> list[tuple[int, slice, slice]
     return offsets
 
 
-def _aligned(shift: Floats, to: Floats) -> Floats | None:
-    """Return a shift moved and cut to where it agrees best with another, or None if it is not alike."""
+def best_offset(shift: Floats, to: Floats) -> tuple[int, int] | None:
+    """Return by how many rows and columns a shift must move to agree best with another, or None if it is not alike.
+
+    Args:
+        shift: (h, w, C).
+        to: (H, W, C); both have their first row and column at 0.
+    """
     agreement = sum(correlate(to[..., i], shift[..., i], mode="full") for i in range(to.shape[2]))
     best = np.unravel_index(np.argmax(agreement), agreement.shape)
     if agreement[best] < _ALIKE * np.linalg.norm(shift) * np.linalg.norm(to):
         return None
     # The first entry of a full correlation has the last row and column of the shift upon the first of the other.
+    return int(best[0]) - shift.shape[0] + 1, int(best[1]) - shift.shape[1] + 1
+
+
+def _aligned(shift: Floats, to: Floats) -> Floats | None:
+    """Return a shift moved and cut to where it agrees best with another, or None if it is not alike."""
+    offset = best_offset(shift, to)
+    if offset is None:
+        return None
     moved = np.pad(shift, [(size, size) for size in to.shape[:2]] + [(0, 0)])
-    top, left = (shift.shape[axis] - 1 - int(best[axis]) + to.shape[axis] for axis in (0, 1))
+    top, left = to.shape[0] - offset[0], to.shape[1] - offset[1]
     return moved[top : top + to.shape[0], left : left + to.shape[1]]

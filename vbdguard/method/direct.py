@@ -6,7 +6,8 @@
                                                                         mixture, common_trigger, suspect_triggers
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, label_check, strangers
-    detector      a classifier of stamped and clean windows for each    all_detectors, window_detector, moves
+    detector      a classifier of stamped and clean windows for each    all_detectors, kin_detectors, window_detector,
+                                                                        moves
     attack_check  do those that it flags belong there?                  strangers
     flagging      trigger and content together judge each sample        unseen
 
