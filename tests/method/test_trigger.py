@@ -15,8 +15,10 @@ from vbdguard.attacks.poison import blend
 from vbdguard.attacks.triggers import Trigger, builtin_patch, frame_trigger, place
 from vbdguard.method.trigger import (
     TriggerCandidate,
+    Usual,
     candidate_mask,
     extract_trigger,
+    pixel_spread,
     sharpen_trigger,
     variance_image,
 )
@@ -144,6 +146,11 @@ def test_each_sample_may_have_a_blend_factor_of_its_own() -> None:
         assert torch.equal(candidate(trigger).paste(image[None], factor)[0], pasted)
 
 
+def usual(images: NDArray[np.uint8]) -> Usual:
+    others = torch.from_numpy(images)
+    return Usual(others.double().mean(0), pixel_spread(others).clamp_min(1.0))
+
+
 @pytest.mark.parametrize(("blend_factor", "pattern_error"), [(1.0, 0.5), (0.5, 12), (0.2, 40)])
 def test_sharpening_recovers_mask_pattern_and_blend_factor(blend_factor: float, pattern_error: float) -> None:
     """The error is that of a mean over 1,500 uniform pixels, 1.9 grey levels, once for each side, over the factor."""
@@ -152,7 +159,7 @@ def test_sharpening_recovers_mask_pattern_and_blend_factor(blend_factor: float, 
     blurred = torch.zeros(16, 16, dtype=torch.bool)
     blurred[11:, 11:] = True
     rough = TriggerCandidate(blurred, flagged.float().mean(0).permute(2, 0, 1) * blurred)
-    found = sharpen_trigger(rough, flagged, torch.from_numpy(random_images(1500, 2)))
+    found = sharpen_trigger(rough, flagged, usual(random_images(1500, 2)))
     sharp = found.trigger
     np.testing.assert_array_equal(sharp.mask, trigger.mask)
     assert found.blend_factor == pytest.approx(blend_factor, abs=0.03)
@@ -165,7 +172,7 @@ def test_sharpening_bears_a_few_wrong_flags() -> None:
     trigger = frame_trigger("color_grid", (16, 16))
     flagged = np.concatenate([blend(random_images(900, 1), trigger, 1.0), random_images(100, 3)])
     rough = candidate(trigger)
-    sharp = sharpen_trigger(rough, torch.from_numpy(flagged), torch.from_numpy(random_images(1000, 2)))
+    sharp = sharpen_trigger(rough, torch.from_numpy(flagged), usual(random_images(1000, 2)))
     np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
     assert sharp.blend_factor == 1.0
 
@@ -176,16 +183,14 @@ def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
     rough = torch.zeros(16, 16, dtype=torch.bool)
     rough[10:, 10:] = True
     flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 1.0))
-    sharp = sharpen_trigger(
-        TriggerCandidate(rough, torch.zeros(3, 16, 16)), flagged, torch.from_numpy(random_images(50, 2))
-    )
+    sharp = sharpen_trigger(TriggerCandidate(rough, torch.zeros(3, 16, 16)), flagged, usual(random_images(50, 2)))
     assert torch.equal(sharp.trigger.mask, rough)
     assert 0 < sharp.blend_factor <= 1
 
 
 def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_factor() -> None:
     rough = candidate(frame_trigger("white_square", (16, 16)))
-    sharp = sharpen_trigger(rough, torch.from_numpy(random_images(1500, 1)), torch.from_numpy(random_images(1500, 2)))
+    sharp = sharpen_trigger(rough, torch.from_numpy(random_images(1500, 1)), usual(random_images(1500, 2)))
     assert torch.equal(sharp.trigger.mask, rough.mask)
     assert 0 < sharp.blend_factor < 0.05
 

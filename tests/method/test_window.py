@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vbdguard.method.window import OUTSIDE, Window, window_around, window_at
+from vbdguard.method.window import Window, window_around, window_at
 
 sides = st.integers(6, 24)
 
@@ -78,25 +78,3 @@ def test_cutting_gives_the_rectangle_of_the_images_asked_for() -> None:
 def test_windows_overlap_within_the_slack_whichever_is_asked(rows: int, columns: int, expected: bool) -> None:
     one, other = Window(5, 10, 5, 10), Window(5 + rows, 10 + rows, 5 + columns, 10 + columns)
     assert one.overlaps(other, 3) is other.overlaps(one, 3) is expected
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(-5, 8), st.integers(-5, 8), st.integers(1, 12), st.integers(1, 12))
-def test_beyond_the_edges_a_window_is_grey_and_an_image_of_numbers_zero(
-    top: int, left: int, height: int, width: int
-) -> None:
-    images = torch.randint(0, 100, (3, 9, 8, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    window = Window(top, top + height, left, left + width)
-    cut, mean = window.cut(images, torch.tensor([2, 0])), window.of_image(images[1].float() + 1)
-    assert cut.shape == (2, height, width, 2)
-    assert mean.shape == (height, width, 2)
-    for row in range(height):
-        for column in range(width):
-            place = top + row, left + column
-            is_inside = 0 <= place[0] < 9 and 0 <= place[1] < 8
-            expected = images[[2, 0], place[0], place[1]] if is_inside else torch.full((2, 2), OUTSIDE)
-            assert torch.equal(cut[:, row, column], expected.to(torch.uint8))
-            assert torch.equal(
-                mean[row, column], images[1, place[0], place[1]].float() + 1 if is_inside else torch.zeros(2)
-            )
-    assert window.of_image(torch.ones(9, 8)).shape == (height, width)

@@ -6,8 +6,8 @@
                                                                         mixture, common_trigger, suspect_triggers
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, label_check, strangers
-    detector      a classifier of stamped and clean windows for each    all_detectors, kin_detectors, window_detector,
-                                                                        moves
+    detector      a classifier of stamped and clean windows for each    all_detectors, kin_reading, moves,
+                                                                        window_detector
     attack_check  do those that it flags belong there?                  strangers
     flagging      trigger and content together judge each sample        unseen
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.all_detectors import train_detectors
+from vbdguard.method.contrast import ClassMeans
 from vbdguard.method.detection import Artefact, ClassFinding, Detection, StageClock
 from vbdguard.method.label_check import Membership
 from vbdguard.method.level import image_levels
@@ -34,7 +35,7 @@ from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.strangers import Blind, find_strangers, memberships, together
 from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
-from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, sharpen_trigger
+from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, Usual, pixel_spread, sharpen_trigger
 from vbdguard.method.unseen import Judgement, judge_unseen
 
 
@@ -60,7 +61,7 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
         fitted = _judge(samples, accused, blind)
-        sharp = _sharp_triggers(fitted.posterior > config.detector.threshold, samples, accused)
+        sharp = _sharp_triggers(fitted.posterior > config.detector.threshold, samples, levels[0].means, accused)
         shown = [(suspect, fit) for suspect, fit in accused if suspect.label in sharp]
         judgement = judge_unseen(population, drawn, fitted, shown, blind)
         is_flagged = judgement.posterior > config.detector.threshold
@@ -84,16 +85,18 @@ def _judge(samples: Samples, accused: list[tuple[Suspect, Membership]], blind: B
 
 
 def _sharp_triggers(
-    is_flagged: Tensor, samples: Samples, accused: list[tuple[Suspect, Membership]]
+    is_flagged: Tensor, samples: Samples, means: ClassMeans, accused: list[tuple[Suspect, Membership]]
 ) -> dict[int, SharpTrigger]:
     """Return the trigger of each class with flagged samples, as those samples show it; the strongest where several."""
     sharp: dict[int, SharpTrigger] = {}
+    kept = (~is_flagged).nonzero().squeeze(1)
+    some = kept[:: -(-len(kept) // ENOUGH_TO_SHARPEN)] if accused and len(kept) else kept
+    spread = pixel_spread(samples.images[some]).clamp_min(1.0) if len(some) else torch.ones(samples.image_shape[:2])
     for suspect in sorted((suspect for suspect, _ in accused), key=lambda found: found.gain):
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
-            others = (samples.labels != suspect.label).nonzero().squeeze(1)[:ENOUGH_TO_SHARPEN]
-            found = sharpen_trigger(suspect.trigger, samples.images[flagged], samples.images[others])
-            sharp[suspect.label] = found
+            usual = Usual(means.without(suspect.label), spread)
+            sharp[suspect.label] = sharpen_trigger(suspect.trigger, samples.images[flagged], usual)
     return dict(sorted(sharp.items()))
 
 

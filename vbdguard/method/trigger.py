@@ -110,31 +110,41 @@ def variance_image(x: Tensor) -> Tensor:
     return torch.stack([_min_max(channel) for channel in x.var(0, correction=0)]).mean(0)
 
 
-def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, others: Tensor) -> SharpTrigger:
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """How pixels look that nothing was pasted on."""
+
+    mean: Tensor
+    """float (H, W, C)."""
+    spread: Tensor
+    """float32 (H, W), at least 1, from `pixel_spread`."""
+
+
+def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, usual: Usual) -> SharpTrigger:
     """Return the trigger as the flagged samples show it (preset `default`, not in the paper).
 
     Pasting with blend factor a leaves 1 - a of a pixel's spread, so the trigger's pixels stand out once many
-    poisoned samples are known. The pattern follows from the mean: (flagged - (1 - a) others) / a.
+    poisoned samples are known. The pattern follows from the mean: (flagged - (1 - a) usual) / a.
 
     Args:
         trigger: the candidate that led to the flags.
         flagged: uint8 (n, H, W, C), the samples that carry it.
-        others: uint8 (m, H, W, C), samples of other classes.
+        usual: how samples look that it may have been pasted on.
 
     Returns:
         The trigger, sharper where the spread parts two kinds of pixels.
     """
-    flagged, others = flagged[:ENOUGH_TO_SHARPEN], others[:ENOUGH_TO_SHARPEN]
-    remaining = _spread(flagged) / _spread(others).clamp_min(1.0)
+    flagged = flagged[:ENOUGH_TO_SHARPEN]
+    remaining = pixel_spread(flagged) / usual.spread
     mask = trigger.mask
     if len(flagged) >= _MIN_TO_SHARPEN and remaining.min() <= _MAX_REMAINING:
         mask = remaining < (1 + remaining.min()) / 2
     alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
-    pattern = ((flagged.float().mean(0) - (1 - alpha) * others.float().mean(0)) / alpha).clamp(0, 255)
+    pattern = ((flagged.float().mean(0) - (1 - alpha) * usual.mean.float()) / alpha).clamp(0, 255)
     return SharpTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
 
 
-def _spread(images: Tensor) -> Tensor:
+def pixel_spread(images: Tensor) -> Tensor:
     """Return the interquartile range of each pixel of uint8 (n, H, W, C), averaged over channels, float32 (H, W).
 
     A few wrongly flagged samples do not move it, as they would move the variance.

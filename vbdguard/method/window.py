@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-OUTSIDE = 128
-"""Level of what a window shows beyond the image's edges."""
-
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle, in pixels of the image; it may reach beyond the edges."""
+    """A rectangle of the image, in pixels."""
 
     top: int
     bottom: int
@@ -28,21 +24,11 @@ class Window:
 
     def cut(self, images: Tensor, indices: Tensor) -> Tensor:
         """Return the rectangle of some images, (n, h, w, C) of (N, H, W, C)."""
-        (rows, columns), beyond = self._inside(images.shape[1:3])
-        inside = images[indices, rows, columns]
-        return F.pad(inside, (0, 0, *beyond), value=OUTSIDE) if any(beyond) else inside
+        return images[indices, self.top : self.bottom, self.left : self.right]
 
     def of_image(self, image: Tensor) -> Tensor:
-        """Return the rectangle of one image, (h, w, ...) of (H, W, ...), 0 beyond the edges."""
-        (rows, columns), beyond = self._inside(image.shape)
-        inside = image[rows, columns]
-        return F.pad(inside, (*(0, 0) * (image.dim() - 2), *beyond)) if any(beyond) else inside
-
-    def _inside(self, size: Sequence[int]) -> tuple[tuple[slice, slice], tuple[int, int, int, int]]:
-        """Return the part inside an image, and how far the rectangle reaches beyond it: left, right, top, bottom."""
-        rows, above, below = _part(self.top, self.bottom, size[0])
-        columns, left, right = _part(self.left, self.right, size[1])
-        return (rows, columns), (left, right, above, below)
+        """Return the rectangle of one image, (h, w, C) of (H, W, C)."""
+        return image[self.top : self.bottom, self.left : self.right]
 
     def overlaps(self, other: Window, slack: int) -> bool:
         """Return whether another window of the same size lies within `slack` pixels."""
@@ -69,14 +55,6 @@ def window_around(mask: Tensor, margin: int, max_side: int) -> Window:
         top, left = divmod(int(inside.argmax()), inside.shape[1])
         bottom, right = top + height, left + width
     return Window(top, bottom, left, right)
-
-
-def _part(low: int, high: int, length: int) -> tuple[slice, int, int]:
-    """Return what of a range lies in an axis of a length, and how much of it lies before and after."""
-    start = min(max(low, 0), length)
-    stop = max(start, min(high, length))
-    before = min(max(-low, 0), high - low)
-    return slice(start, stop), before, high - low - before - (stop - start)
 
 
 def _span(is_used: Tensor, margin: int, size: int) -> tuple[int, int]:

@@ -103,22 +103,8 @@ def fit_window_detector(
     step_of = _drawn_steps(reading, len(others), generator).to(samples.device)
     stamped = _stamped(clean, reading, window, alpha.clamp(0, 1).to(samples.device), step_of)
     matched = _matched_filters(clean, stamped, step_of)
-    windows = torch.cat([clean, stamped])
-    net = train_net(windows, matched(windows), config, generator)
-    return judging(samples.images, own, window, matched, net)
-
-
-def judging(images: Tensor, own: Tensor, window: Window, matched: MatchedFilters, net: WindowNet) -> WindowDetector:
-    """Return the detector whose score is a posterior under the share of poison that a class's samples seem to hold.
-
-    Args:
-        images: uint8 (N, H, W, C).
-        own: int64 (n,), the samples of the class.
-        window: where the network looks.
-        matched: the filter whose score it sees beside the pixels.
-        net: the network.
-    """
-    shift, gain = _share_of_poison(_judge(net, matched, window.cut(images, own)))
+    net = _train(torch.cat([clean, stamped]), matched, config, generator)
+    shift, gain = _share_of_poison(_judge(net, matched, window.cut(samples.images, own)))
     return WindowDetector(window, matched, net, shift, gain)
 
 
@@ -191,18 +177,7 @@ def _matched_filter(clean: Tensor, stamped: Tensor, chosen: Tensor) -> MatchedFi
     """Return the filter for what a stamp does to the chosen windows, bool (n,); all others tell how windows vary."""
     x = clean.flatten(1).float()
     shift = stamped[chosen].flatten(1).float().mean(0) - x[chosen].mean(0)
-    return matched_filter(x, x.mean(0), shift)
-
-
-def matched_filter(x: Tensor, usual: Tensor, shift: Tensor) -> MatchedFilter:
-    """Return the filter for a shift.
-
-    Args:
-        x: float32 (n, D), windows of other classes.
-        usual: float32 (D,) or (n, D), what they are centred on to tell how they vary.
-        shift: float32 (D,), what a stamp does to their mean.
-    """
-    base = x - usual
+    base = x - x.mean(0)
     covariance = (base.T @ base / len(base)).double()
     covariance.diagonal().add_(_PIXEL_NOISE)
     weights = torch.linalg.solve(covariance, shift.double()).float()
@@ -216,18 +191,13 @@ def _pixels(windows: Tensor) -> Tensor:
     return centred(windows).div_(_PIXEL_SCALE)
 
 
-def train_net(windows: Tensor, scores: Tensor, config: WindowDetectorConfig, generator: torch.Generator) -> WindowNet:
-    """Return a network fitted to windows, the first half of them clean and the second half stamped.
-
-    Args:
-        windows: uint8 (n, h, w, C).
-        scores: float32 (n, 2), of the matched filter.
-        config: settings of the detector.
-        generator: CPU generator for weights, dropout and batch order.
-    """
+def _train(
+    windows: Tensor, matched: MatchedFilters, config: WindowDetectorConfig, generator: torch.Generator
+) -> WindowNet:
+    """Return a network fitted to windows, the first half of them clean and the second half stamped."""
     _, height, width, channels = windows.shape
     net = WindowNet((height, width, channels), config, generator).to(windows.device)
-    x = _pixels(windows)
+    x, scores = _pixels(windows), matched(windows)
     y = torch.arange(2, device=x.device, dtype=torch.float32).repeat_interleave(len(x) // 2)
     steps = config.epochs * -(-len(x) // config.batch_size)
     optimizer = OneCycleAdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, steps=steps)

@@ -1,0 +1,104 @@
+"""Stage 5 of preset `default` where many classes carry the same trigger: it is read from the carriers of all.
+
+An attack from all classes to all pastes one trigger, for each class at a place of its own. A class alone shows a faint
+one with noise, and a detector learns the noise; all together show it clearly. Each class keeps a detector of its own,
+since images differ from place to place. Not in the paper, where each class has its own trigger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vbdguard.method.common_trigger import Template, best_offset
+from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.trigger import TriggerCandidate
+
+FEWEST_KIN = 3
+"""Classes with the same trigger from which on it is read from all of them."""
+_MASK_VOTES = 0.5
+"""Part of the most votes, one for each carrier, from which on a pixel belongs to the trigger."""
+_DARKEST_ROOM = 5.0
+"""Grey levels that are left to a pattern at least, where the background is black or white."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What one class shows, moved to where the clearest class has its trigger."""
+
+    trigger: TriggerCandidate
+    blend_factor: float
+    background: Tensor
+    """float32 (C, H, W): what it was pasted on."""
+    carriers: float
+    back: tuple[int, int]
+    """Pixels down and right to the class's own place."""
+
+
+def common_reading(kin: Sequence[Suspect]) -> list[PlantedTrigger | None]:
+    """Return for each suspect the trigger that they share, at its place; None where it shows something else.
+
+    Args:
+        kin: suspects of images of the same size, one at least.
+    """
+    clearest = max(kin, key=lambda suspect: suspect.gain)
+    shown = [_shown(suspect, clearest) for suspect in kin]
+    common = _average([one for one in shown if one is not None])
+    return [
+        None if one is None else PlantedTrigger(common.trigger.moved(*one.back), common.blend_factor) for one in shown
+    ]
+
+
+def _shown(suspect: Suspect, clearest: Suspect) -> _Shown | None:
+    offset = best_offset(_template(suspect).shift, _template(clearest).shift)
+    if offset is None:
+        return None
+    trigger = suspect.planted.trigger
+    (top, left), (to_top, to_left) = trigger.bbox[:2], clearest.planted.trigger.bbox[:2]
+    down, right = to_top - top + offset[0], to_left - left + offset[1]
+    background = _background(suspect).permute(2, 0, 1).float()
+    mean = TriggerCandidate(torch.ones_like(trigger.mask), background.to(trigger.pattern.device))
+    return _Shown(
+        trigger.moved(down, right),
+        suspect.planted.blend_factor,
+        mean.moved(down, right).pattern,
+        _carriers(suspect),
+        (-down, -right),
+    )
+
+
+def _average(shown: Sequence[_Shown]) -> PlantedTrigger:
+    """Return the trigger that all show.
+
+    What it does to the mean is averaged: single classes part that into pattern and blend factor as chance has it.
+    """
+    weights = torch.tensor([one.carriers for one in shown])
+    weights = (weights / weights.sum()).to(shown[0].trigger.mask.device)
+    votes = sum(weight * one.trigger.mask for weight, one in zip(weights, shown, strict=True))
+    mask = votes >= _MASK_VOTES * votes.max()
+    shifts = [one.blend_factor * (one.trigger.pattern - one.background) * one.trigger.mask for one in shown]
+    shift = torch.einsum("i,ichw->chw", weights, torch.stack(shifts))
+    background = torch.einsum("i,ichw->chw", weights, torch.stack([one.background for one in shown]))
+    # No pattern is darker than 0 or brighter than 255.
+    up, down = (room.clamp_min(_DARKEST_ROOM) for room in (255 - background, background))
+    needed = float(torch.maximum(shift / up, -shift / down)[:, mask].max())
+    likely = float(torch.tensor([one.blend_factor for one in shown]).median())
+    blend_factor = min(1.0, max(needed, likely))
+    pattern = (background + shift / blend_factor).clamp(0, 255) * mask
+    return PlantedTrigger(TriggerCandidate(mask, pattern), blend_factor)
+
+
+def _template(suspect: Suspect) -> Template:
+    return Template.of(suspect.planted, _background(suspect), _carriers(suspect))
+
+
+def _background(suspect: Suspect) -> Tensor:
+    return suspect.level.means.without(suspect.label)
+
+
+def _carriers(suspect: Suspect) -> float:
+    return float(suspect.logits.sigmoid().sum())
