@@ -22,7 +22,9 @@ Floats = NDArray[np.float64]
 
 _REACH = 2
 """Pixels that a copy may lie off, up, down, left and right."""
-_ALIGNMENTS = 6
+_ALIGNMENTS = 5
+_SEEDS, _FEWEST_ALIKE = 8, 20
+"""Carriers that alignments begin with, and how many others like each, at least."""
 _SHARE_STEPS = 30
 _AT_REST = 0.8
 """Share of copies in one place from which on a trigger stays where it is."""
@@ -67,34 +69,73 @@ def read_trigger(view: View, images: Tensor, own: Tensor, usual: Tensor, posteri
     carriers = torch.from_numpy(np.flatnonzero(posterior > 0.5)).to(own.device)
     if len(carriers) < _FEWEST:
         return Reading(still)
-    around = _surroundings(view, images[own[carriers]], usual)
+    around = _surroundings(view, images[own[carriers]], usual, mode="constant")
     shares = _shares(_evidence(view, around, _shift_of(still, view)))
     if shares.max() >= _AT_REST:
         return Reading(still)
-    own = view.own[carriers]
-    for _ in range(_ALIGNMENTS):
-        evidence = _evidence(view, around, own.mean(0).double().cpu())
-        shares = _shares(evidence)
-        own = _cut(around, view, (evidence + np.log(shares)).argmax(1))
+    found = (_align(view, around, start) for start in _starts(view, view.own[carriers]))
+    best, shares, _ = max(found, key=lambda one: one[2])
+    # Beyond the edge nothing varies, as if a trigger hid it; a reflection does, but would show the trigger twice above.
     aligned = view.own.clone()
-    aligned[carriers] = own
+    aligned[carriers] = _cut(_surroundings(view, images[own[carriers]], usual, mode="reflect"), view, best)
     planted = planted_trigger(replace(view, own=aligned), posterior)
     kept = np.flatnonzero(shares >= _SELDOM)
     return Reading(planted, tuple(_STEPS[i] for i in kept), tuple(float(x) for x in shares[kept] / shares[kept].sum()))
 
 
+def _starts(view: View, own: Tensor) -> list[Tensor]:
+    """Return what alignments begin with, float64 (D,) each: the blur, and a few carriers' likes.
+
+    From a blur the way may lead to an alignment that mixes steps. Those who show the same as one carrier at the same
+    pixels have their copy where it has its own.
+    """
+    factor = torch.linalg.cholesky(torch.from_numpy(view.covariance)).to(own)
+    whitened = torch.linalg.solve_triangular(factor, own.T, upper=False)
+    likes = [own.mean(0)]
+    for seed in range(0, len(own), -(-len(own) // _SEEDS)):
+        alike = (whitened[:, seed] @ whitened).topk(max(_FEWEST_ALIKE, len(own) // len(_STEPS))).indices
+        likes.append(own[alike].mean(0))
+    return [shown.double().cpu() for shown in likes]
+
+
+def _align(view: View, around: Tensor, shift: Tensor) -> tuple[NDArray[np.intp], Floats, float]:
+    """Return each carrier's step, (n,) indices of `_STEPS`, the share of each step, and the log-likelihood (nats).
+
+    Args:
+        view: what stage 3 sees of the class.
+        around: the carriers' surroundings.
+        shift: float64 (D,), how far the trigger moves the mean, to begin with.
+    """
+    for _ in range(_ALIGNMENTS):
+        evidence = _evidence(view, around, shift)
+        shares = _shares(evidence)
+        weighted = evidence + np.log(shares)
+        best = _centred(weighted.argmax(1))
+        shift = _cut(around, view, best).mean(0).double().cpu()
+    shares = np.bincount(best, minlength=len(_STEPS)) / len(best)
+    return best, shares, float(np.logaddexp.reduce(weighted, axis=1).sum())
+
+
+def _centred(best: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return steps around their own middle, so that the farthest are within reach, (n,) indices of `_STEPS`."""
+    steps = np.array(_STEPS)[best]
+    steps = (steps - np.round(steps.mean(0)).astype(np.int64)).clip(-_REACH, _REACH) + _REACH
+    indices: NDArray[np.intp] = steps[:, 0] * (2 * _REACH + 1) + steps[:, 1]
+    return indices
+
+
 _STEPS = [(down, right) for down in range(-_REACH, _REACH + 1) for right in range(-_REACH, _REACH + 1)]
 
 
-def _surroundings(view: View, images: Tensor, usual: Tensor) -> Tensor:
-    """Return how images differ from the usual one in the window and `_REACH` pixels around it.
-
-    Outside the image is its reflection, which varies as the image does: nothing that a trigger seems to hide.
-    """
-    window = view.window
-    centred = F.pad((images.float() - usual.float()).permute(0, 3, 1, 2), (_REACH,) * 4, mode="reflect")
-    rows = slice(window.top, window.bottom + 2 * _REACH)
-    return centred[:, :, rows, window.left : window.right + 2 * _REACH].permute(0, 2, 3, 1)
+def _surroundings(view: View, images: Tensor, usual: Tensor, *, mode: str) -> Tensor:
+    """Return how images differ from the usual one in the window and `_REACH` pixels around it; padded as told."""
+    window, (height, width) = view.window, images.shape[1:3]
+    top, left = max(0, window.top - _REACH), max(0, window.left - _REACH)
+    bottom, right = min(height, window.bottom + _REACH), min(width, window.right + _REACH)
+    near = images[:, top:bottom, left:right].float() - usual[top:bottom, left:right].float()
+    above, below = top - window.top + _REACH, window.bottom + _REACH - bottom
+    padding = (left - window.left + _REACH, window.right + _REACH - right, above, below)
+    return F.pad(near.permute(0, 3, 1, 2), padding, mode=mode).permute(0, 2, 3, 1)
 
 
 def _at(around: Tensor, view: View, step: tuple[int, int]) -> Tensor:
