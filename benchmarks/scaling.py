@@ -98,7 +98,7 @@ def measure(point: Point, options: ScanOptions, scratch: Path | None = None) -> 
         shard_bytes = write_point(point, shards, seed=options.seed)
         cold = timed_scan(shards, cache, options)
         again = timed_scan(shards, cache, options)
-        limits = limits_in_own_process(shards, ScanConfig(jobs=options.jobs).reading_jobs)
+        limits = limits_in_own_process(shards, ScanConfig(jobs=options.jobs).local_jobs)
     report = cold.report
     return {
         "shard_bytes": shard_bytes,

@@ -60,7 +60,7 @@ def measure_scan(sharded: ShardedCell, options: ScanOptions, flops: Flops) -> Re
         "shard_bytes": sharded.shard_bytes,
         "cold": cold.to_dict(),
         "again": again.to_dict(),
-        "limits": limits_in_own_process(sharded.folder, ScanConfig(jobs=options.jobs).reading_jobs),
+        "limits": limits_in_own_process(sharded.folder, ScanConfig(jobs=options.jobs).local_jobs),
         "flops": flops,
         "flops_per_second": _rates(flops, cold.report.device),
         "device": cold.report.device,

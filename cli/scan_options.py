@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from vbdguard.config import SHARD_TIMEOUT, WORKER_MEMORY, FolderRule, Preset, ScanConfig
+from vbdguard.engines.base import EngineName
 
 from .options import parse_image_size
 from .settings_option import settings_option
@@ -16,7 +17,8 @@ from .settings_option import settings_option
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCAN_SECTIONS = {
-    "What to scan": ["label_key", "folder_rule", "image_size", "jobs", "run_commands"],
+    "What to scan": ["label_key", "folder_rule", "image_size", "run_commands"],
+    "Where to read": ["engine", "jobs"],
     "How to scan": ["preset", "seed", "device", "config"],
     "Limits": ["shard_timeout", "worker_memory"],
 }
@@ -48,7 +50,17 @@ def scan_options(command: Command) -> Command:
             help="Scan at this size in pixels.  [default: taken from the data]",
         ),
         click.option(
-            "--jobs", type=click.IntRange(min=1), metavar="N", help="Processes that read.  [default: one per core]"
+            "--engine",
+            type=click.Choice(get_args(EngineName)),
+            default="local",
+            show_default=True,
+            help="Where the data are read: processes of this machine, or tasks of a Ray cluster (extra `ray`).",
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Shards that are read at once.  [default: one per core, or all that a Ray cluster has]",
         ),
         click.option(
             "--preset",
@@ -112,7 +124,7 @@ def scan_config(options: Mapping[str, Any]) -> ScanConfig:
         ConfigError: if a value is out of range.
     """
     what = ("preset", "seed", "device", "image_size", "label_key", "folder_rule", "run_commands")
-    how = ("jobs", "shard_timeout", "worker_memory")
+    how = ("engine", "jobs", "shard_timeout", "worker_memory")
     return ScanConfig(**{name: options[name] for name in (*what, *how)})
 
 

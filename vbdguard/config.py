@@ -7,10 +7,10 @@ its authors published); `default` is whatever measures best. A `ScanConfig` carr
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from vbdguard.engines.base import EngineName, processors
 from vbdguard.engines.limits import Limits
 from vbdguard.errors import ConfigError
 
@@ -275,7 +275,9 @@ class ScanConfig:
         folder_rule: whose rule gives a folder of images its labels, `torchvision` or `huggingface`; None asks where
             they differ.
         run_commands: whether sources named `pipe:...` run as shell commands, with all that the user may do.
-        jobs: processes for reading; None takes one per core. Never changes a result.
+        engine: where the data are read: `local`, in processes of this machine, or `ray`, in tasks of a Ray cluster
+            (extra `ray`). Never changes a result, nor do the next three, as long as nothing is lost.
+        jobs: shards that are read at once; None takes one per core, or as many as the Ray cluster has room for.
         shard_timeout: seconds that the reading of one shard may take before it is given up.
         worker_memory: MB of memory that each of those processes may take, 512 or more.
         method: settings of stages 1 to 6; None takes those of the preset.
@@ -291,6 +293,7 @@ class ScanConfig:
     label_key: str | None = None
     folder_rule: FolderRule | None = None
     run_commands: bool = False
+    engine: EngineName = "local"
     jobs: int | None = None
     shard_timeout: float = SHARD_TIMEOUT
     worker_memory: int = WORKER_MEMORY
@@ -301,6 +304,8 @@ class ScanConfig:
             raise ConfigError(f"preset must be one of {', '.join(get_args(Preset))}, got {self.preset!r}")
         if self.folder_rule is not None and self.folder_rule not in get_args(FolderRule):
             raise ConfigError(f"folder_rule must be one of {', '.join(get_args(FolderRule))}, got {self.folder_rule!r}")
+        if self.engine not in get_args(EngineName):
+            raise ConfigError(f"engine must be one of {', '.join(get_args(EngineName))}, got {self.engine!r}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
         size = self.canonical_size
@@ -320,11 +325,14 @@ class ScanConfig:
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
-    def reading_jobs(self) -> int:
-        """How many processes read: `jobs`, or one per core that this process may use."""
-        if self.jobs:
-            return self.jobs
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def local_jobs(self) -> int:
+        """How many processes of this machine work at once: `jobs`, or one per core that this process may use."""
+        return self.jobs or processors()
+
+    @property
+    def reading_jobs(self) -> int | None:
+        """How many shards are read at once; None leaves it to the Ray cluster."""
+        return self.jobs if self.engine == "ray" else self.local_jobs
 
     @property
     def reading_limits(self) -> Limits:
@@ -334,7 +342,7 @@ class ScanConfig:
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that a result depends on, JSON-ready: not `seed`, `device` or how the data are read."""
         body = asdict(self)
-        for name in ("run_commands", "jobs", "shard_timeout", "worker_memory", "seed", "device"):
+        for name in ("run_commands", "engine", "jobs", "shard_timeout", "worker_memory", "seed", "device"):
             del body[name]
         body["image_size"] = self.canonical_size and list(self.canonical_size)
         return body

@@ -104,6 +104,7 @@ def scan_with_digests(
             store_dir=cache.store_dir,
             image_size=config.canonical_size,
             label_key=config.label_key,
+            engine=config.engine,
             jobs=config.reading_jobs,
             limits=config.reading_limits,
             progress=progress,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vbdguard.config import FolderRule, Preset
+from vbdguard.engines.base import EngineName
 from vbdguard.errors import ConfigError
 from vbdguard.gate import FailOn
 
@@ -46,6 +47,7 @@ SETTINGS: dict[str, _Kind] = {
     "image-size": _Kind((int, str), 'pixels such as 32 or "48x64"'),
     "label-key": _TEXT,
     "folder-rule": _Kind((str,), "a string", choices=get_args(FolderRule)),
+    "engine": _Kind((str,), "a string", choices=get_args(EngineName)),
     "jobs": _NUMBER,
     "shard-timeout": _Kind((int, float), "a number of seconds"),
     "worker-memory": _NUMBER,

@@ -15,8 +15,9 @@ from types import ModuleType
 
 import pytest
 
+from vbdguard.engines.base import WorkerDied
 from vbdguard.engines.limits import Limits
-from vbdguard.engines.local import WorkerDied, Workers, map_shards
+from vbdguard.engines.local import Workers, map_shards
 from vbdguard.errors import ReadError
 
 FUNCTIONS = """

@@ -42,7 +42,8 @@ from vbdguard.cleaning.shards import (
 )
 from vbdguard.cleaning.tasks import Room, clean_tasks
 from vbdguard.config import ScanConfig
-from vbdguard.engines.local import WorkerDied, map_shards
+from vbdguard.engines.base import WorkerDied
+from vbdguard.engines.local import map_shards
 from vbdguard.errors import ConfigError, ReportError, SourceError
 from vbdguard.ingest.reader import ingest
 from vbdguard.progress import Progress, Silent
@@ -127,7 +128,7 @@ def clean(
     with claimed(folders, claim):
         write_atomically(folders.report, found.to_json())
         _make_class_folders(opened, folders)
-        cleaned = _clean_all(tasks, config.reading_jobs if opened.is_picklable else 1, progress or Silent())
+        cleaned = _clean_all(tasks, config.local_jobs if opened.is_picklable else 1, progress or Silent())
         copy = counted_copy(outline, found, cleaned)
         _finish(copy, folders, tasks)
     return copy
@@ -165,6 +166,7 @@ def _renewed(
             store_dir=cache.store_dir,
             image_size=(height, width),
             label_key=config.label_key,
+            engine=config.engine,
             jobs=config.reading_jobs,
             limits=config.reading_limits,
             progress=progress,

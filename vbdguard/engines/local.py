@@ -10,28 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
+from vbdguard.engines.base import Item, Result, WorkerDied
 from vbdguard.engines.limits import Limits
 from vbdguard.engines.worker import Worker
 from vbdguard.errors import VBDGuardError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 MAX_DEATHS = 2
 """A worker may die of what another process did (the memory ran out); the same item twice is the item's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
-    """What comes back for an item whose workers died."""
-
-    detail: str
-    reason: str = "worker-died"
-    """Or "timeout", where the worker was killed for the time that the item took."""
 
 
 def map_shards(

@@ -90,10 +90,10 @@ def _serve(connection: Connection, limits: Limits | None) -> None:
         while True:
             fresh, item = connection.recv()
             function = fresh or function
-            connection.send(_answer(function, item))
+            connection.send(answered(function, item))
 
 
-def _answer(function: Callable[[Any], Any] | None, item: Any) -> tuple[bool, Any]:
+def answered(function: Callable[[Any], Any] | None, item: Any) -> tuple[bool, Any]:
     """Return whether the function had a result, and that or the error."""
     try:
         if function is None:

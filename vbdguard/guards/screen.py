@@ -291,6 +291,7 @@ def scanned(
         store_dir=cache.store_dir,
         image_size=(height, width),
         label_key=settings.label_key,
+        engine=settings.engine,
         jobs=settings.reading_jobs,
         limits=settings.reading_limits,
     )

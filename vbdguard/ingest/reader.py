@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
+from vbdguard.engines.base import Engine, EngineName
+from vbdguard.engines.choice import open_engine
 from vbdguard.engines.limits import Limits
-from vbdguard.engines.local import WorkerDied, Workers
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, sequence_digest, skipped_digest
-from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, known_sizes, load_segment
-from vbdguard.ingest.shards import ShardOutcome, ShardTask, ingest_shard
-from vbdguard.ingest.sizing import Votes, canonical_size, probe_sizes
-from vbdguard.ingest.staging import staging_area
+from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, load_segment
+from vbdguard.ingest.shard_pass import ReadShard, ReadSource, read_shards
 from vbdguard.ingest.store import PixelStore, build_store
 from vbdguard.progress import Progress, Silent
 from vbdguard.report import ShardReport, SkippedSample, Status
-from vbdguard.sources.base import ExifRule, Shard, Source, exif_rule
+from vbdguard.sources.base import ExifRule, Source
 from vbdguard.sources.opening import open_source
 
 log = logging.getLogger(__name__)
 
 _SHOWN_REASONS = 3
-_ADVICE = {"timeout": "give it more time (--shard-timeout) or leave it out", "worker-died": "leave it out or repair it"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +70,8 @@ def ingest(
     store_dir: Path,
     image_size: tuple[int, int] | None = None,
     label_key: str | None = None,
-    jobs: int = 1,
+    engine: EngineName = "local",
+    jobs: int | None = 1,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Ingested:
@@ -86,7 +82,8 @@ def ingest(
         store_dir: where segments are kept and found again.
         image_size: canonical height and width in pixels; None takes them from the data (`vbdguard.ingest.sizing`).
         label_key: what holds the label, where it is not one of the usual places.
-        jobs: processes that read; never changes a result.
+        engine: where shards are read; never changes a result, nor does `jobs`.
+        jobs: how many are read at once; None takes one per core, or all that a Ray cluster has.
         limits: what one shard may cost; with limits a process of its own reads even a single one. A source that cannot
             be sent to other processes is read in this one, without limits.
         progress: hears of one stage, "ingest", a step per shard.
@@ -95,95 +92,65 @@ def ingest(
         SourceError: if the source cannot be understood.
         NothingToScanError: if no sample could be read, or all are of one class.
         CacheError: if the store cannot be written.
+        ConfigError: if the engine cannot be had.
     """
     opened: Source = open_source(source, label_key=label_key)
-    heard = progress or Silent()
-    shards = opened.shards
-    engine = Workers(jobs, limits) if opened.is_picklable else Workers(1)
-    heard.begin("ingest", len(shards))
-    try:
-        # The workers end before the staging area is torn down: none may write behind its back.
-        with staging_area(store_dir) as staging, engine as workers:
-            size, lost = (image_size, {}) if image_size else _elect_size(shards, workers)
-            tasks = [ShardTask(shard, store_dir, staging, size, _label_key(shard, label_key)) for shard in shards]
-            outcomes = _read(tasks, lost, workers, heard)
-    finally:
-        heard.end()
-    return _collect(opened, outcomes, size)
+    read = read_shards(
+        opened,
+        engine_for(opened, engine, jobs=jobs, limits=limits),
+        store_dir=store_dir,
+        image_size=image_size,
+        label_key=label_key,
+        progress=progress or Silent(),
+    )
+    return joined(read)
 
 
-def _elect_size(shards: Sequence[Shard], workers: Workers) -> tuple[tuple[int, int], dict[int, WorkerDied]]:
-    """Return the canonical size, and which shards were lost at the first look; nobody needs to lose them again."""
-    votes: Votes = Counter()
-    lost: dict[int, WorkerDied] = {}
-    with closing(workers.map(probe_sizes, shards)) as done:
-        for index, result in done:
-            if isinstance(result, WorkerDied):
-                lost[index] = result
-            else:
-                votes.update(result)
-    return canonical_size(votes), lost
+def engine_for(source: Source, name: EngineName, *, jobs: int | None, limits: Limits | None) -> Engine:
+    """Return the engine that reads a source: the one of that name, or this process for what cannot leave it."""
+    if source.is_picklable:
+        return open_engine(name, jobs=jobs, limits=limits)
+    if name != "local":
+        log.info("%s lives in this process and is read here, not on %s", ", ".join(source.names), name)
+    return open_engine("local", jobs=1, limits=None)
 
 
-def _read(
-    tasks: Sequence[ShardTask], lost: Mapping[int, WorkerDied], workers: Workers, progress: Progress
-) -> list[ShardOutcome]:
-    """Return what became of each shard, in the order of the tasks."""
-    outcomes = {index: _lost_shard(died) for index, died in lost.items()}
-    if lost:
-        progress.advance(len(lost))
-    left = [index for index in range(len(tasks)) if index not in lost]
-    known = known_sizes(tasks[0].store_dir) if tasks else frozenset()
-    one = partial(ingest_shard, known_sizes=known)
-    with closing(workers.map(one, [tasks[index] for index in left])) as done:
-        for place, result in done:
-            outcomes[left[place]] = _lost_shard(result) if isinstance(result, WorkerDied) else result
-            progress.advance()
-    return [outcomes[index] for index in range(len(tasks))]
+def joined(read: ReadSource) -> Ingested:
+    """Return what the shards of a whole source have become together, in whatever order they come.
 
-
-def _lost_shard(died: WorkerDied) -> ShardOutcome:
-    return ShardOutcome("", None, failure=(died.reason, f"{died.detail}; {_ADVICE[died.reason]}"))
-
-
-def _label_key(shard: Shard, label_key: str | None) -> str | None:
-    # A file's shard knows where it looked for labels, also when the source was opened elsewhere.
-    return cast("str | None", getattr(shard, "label_key", label_key))
-
-
-def _collect(source: Source, outcomes: Sequence[ShardOutcome], size: tuple[int, int]) -> Ingested:
-    """Join what the shards became."""
+    Raises:
+        NothingToScanError: if no sample could be read, or all are of one class.
+        CacheError: if a segment has gone or is damaged.
+    """
     segments: list[Segment] = []
     prefixes: list[str] = []
     reports: list[ShardReport] = []
     skipped: list[tuple[SkippedSample, SkippedEntry]] = []
-    for shard, outcome in zip(source.shards, outcomes, strict=True):
-        if outcome.damage:
-            log.warning("a stored segment was damaged and has been rebuilt: %s", outcome.damage)
-        segment, entries = _result(shard, outcome, size)
+    for shard in read.shards:
+        prefix = shard.outcome.key_prefix
+        segment, entries = _result(shard, read.image_size)
         if segment is not None:
             segments.append(segment)
-            prefixes.append(outcome.key_prefix)
-        reports.append(_shard_report(shard, outcome, segment, entries))
-        skipped += [(SkippedSample(outcome.key_prefix + e.key, e.reason, e.detail), e) for e in entries]
+            prefixes.append(prefix)
+        reports.append(_shard_report(shard, segment, entries))
+        skipped += [(SkippedSample(prefix + e.key, e.reason, e.detail), e) for e in entries]
     skipped.sort(key=lambda pair: (pair[0].key, pair[0].reason, pair[0].detail))
     left_out = tuple(pair[0] for pair in skipped)
-    store = build_store(segments, prefixes, image_size=size, class_names=source.class_names)
-    _check_scannable(source, store, left_out)
+    store = build_store(segments, prefixes, image_size=read.image_size, class_names=read.class_names)
+    _check_scannable(read, store, left_out)
     return Ingested(
         store,
         _dataset_digest(store, [pair[1] for pair in skipped], is_turned=any(segment.turned for segment in segments)),
-        source.names,
+        read.names,
         tuple(sorted(reports, key=lambda report: report.name)),
         left_out,
-        tuple(sorted({exif_rule(shard) for shard in source.shards})),
+        tuple(sorted({shard.exif for shard in read.shards})),
     )
 
 
-def _result(
-    shard: Shard, outcome: ShardOutcome, size: tuple[int, int]
-) -> tuple[Segment | None, Sequence[SkippedEntry]]:
+def _result(shard: ReadShard, size: tuple[int, int]) -> tuple[Segment | None, Sequence[SkippedEntry]]:
     """Return a shard's segment and what was left out of it; of a shard that failed, one entry for the whole."""
+    outcome = shard.outcome
     if outcome.segment is None:
         reason, detail = outcome.failure
         identity = skipped_digest(reason, bytes.fromhex(outcome.digest) or shard.name.encode())
@@ -197,14 +164,12 @@ def _result(
     return segment, segment.skipped
 
 
-def _shard_report(
-    shard: Shard, outcome: ShardOutcome, segment: Segment | None, entries: Sequence[SkippedEntry]
-) -> ShardReport:
+def _shard_report(shard: ReadShard, segment: Segment | None, entries: Sequence[SkippedEntry]) -> ShardReport:
     samples = 0 if segment is None else len(segment.keys)
     status: Literal["complete", "incomplete", "unreadable"] = "incomplete" if entries else "complete"
     if not samples and any(entry.is_shard for entry in entries):
         status = "unreadable"
-    return ShardReport(shard.name, outcome.digest, samples, status)
+    return ShardReport(shard.name, shard.outcome.digest, samples, status)
 
 
 def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry], *, is_turned: bool) -> str:
@@ -214,8 +179,8 @@ def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry], *, is_tu
     return dataset_digest(np.concatenate([store.digests, read]), unread, is_turned=is_turned)
 
 
-def _check_scannable(source: Source, store: PixelStore, skipped: Sequence[SkippedSample]) -> None:
-    where = ", ".join(source.names)
+def _check_scannable(read: ReadSource, store: PixelStore, skipped: Sequence[SkippedSample]) -> None:
+    where = ", ".join(read.names)
     shown = "; ".join(f"{one.key}: {one.reason}: {one.detail}" for one in skipped[:_SHOWN_REASONS])
     if not len(store):
         found = f"none of its {len(skipped)} entries could be read: {shown}" if skipped else "it holds none"

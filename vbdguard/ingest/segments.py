@@ -89,14 +89,17 @@ def segment_key(
     return name if size is None else f"{size:x}{_SIZE_END}{name}"
 
 
-def known_sizes(store_dir: Path) -> frozenset[int]:
-    """Return the sizes in bytes of the files whose segments stand in a store; none where there is no store."""
+def known_sizes(store_dir: Path) -> frozenset[int | None]:
+    """Return the sizes in bytes of the files whose segments stand in a store; none where there is no store.
+
+    None is among them where there are segments of samples that are loose.
+    """
     try:
         names = [path.name for path in (store_dir / "segments").iterdir()]
     except OSError:
         return frozenset()
     sizes = (name.partition(_SIZE_END) for name in names if not name.startswith(PREFIX))
-    return frozenset(int(size, 16) for size, end, _ in sizes if end and _HEX.fullmatch(size))
+    return frozenset(int(size, 16) if end else None for size, end, _ in sizes if not end or _HEX.fullmatch(size))
 
 
 def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool = True) -> Segment | None:
@@ -157,7 +160,7 @@ class SegmentWriter:
         self._digests: list[bytes] = []
         self._keys: list[str] = []
         self._labels: list[int | str] = []
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir()
             self._file = (folder / "pixels.npy").open("wb", buffering=BLOCK)
             self._write_header(0)
@@ -170,7 +173,7 @@ class SegmentWriter:
         """
         if pixels.shape != self._image_shape:
             raise ValueError(f"expected pixels of shape {self._image_shape}, got {pixels.shape}")
-        try:  # not `_writing`: a context manager costs more here than all the rest
+        try:  # not `writing`: a context manager costs more here than all the rest
             self._file.write(pixels.data)
         except OSError as error:
             raise _unwritable(self._folder, error) from error
@@ -180,11 +183,11 @@ class SegmentWriter:
 
     def commit(self, target: Path, skipped: Sequence[SkippedEntry], *, turned: int = 0) -> None:
         """Finish the files and move them to `target`; if somebody else was first, theirs stays."""
-        with _writing(target):
+        with writing(target):
             self._finish_pixels()
             self._write_digests()
             self._write_samples(target.name, skipped, turned)
-            _move(self._folder, target)
+            move(self._folder, target)
 
     def close(self) -> None:
         """Close the file; what was not committed goes with the staging area."""
@@ -194,13 +197,13 @@ class SegmentWriter:
     def _finish_pixels(self) -> None:
         self._file.seek(0)
         self._write_header(len(self._keys))
-        _sync(self._file)
+        sync(self._file)
 
     def _write_digests(self) -> None:
         digests = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, DIGEST_BYTES)
         with (self._folder / "digests.npy").open("wb") as file:
             np.save(file, digests, allow_pickle=False)
-            _sync(file)
+            sync(file)
 
     def _write_samples(self, name: str, skipped: Sequence[SkippedEntry], turned: int) -> None:
         body = {
@@ -212,7 +215,7 @@ class SegmentWriter:
         }
         with (self._folder / "samples.json").open("w", encoding="ascii") as file:
             file.write(json.dumps({"checksum": _checksum(name, body), "body": body}))  # `dump` encodes in Python
-            _sync(file)
+            sync(file)
 
     def _write_header(self, count: int) -> None:
         # numpy pads the header so that the first axis may grow in place: the length is the same for any count.
@@ -231,7 +234,8 @@ def remove_segment(path: Path) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Let what cannot be written for `path` be a CacheError that says so."""
     try:
         yield
     except OSError as error:
@@ -242,7 +246,12 @@ def _unwritable(path: Path, error: OSError) -> CacheError:
     return CacheError(f"{path}: cannot write: {error}; free space, or pass another --cache-dir")
 
 
-def _move(folder: Path, target: Path) -> None:
+def move(folder: Path, target: Path) -> None:
+    """Give a folder its name for good; if there is one of that name already, that one stays.
+
+    Raises:
+        OSError: if it cannot be moved.
+    """
     try:
         folder.rename(target)
     except OSError:
@@ -257,7 +266,8 @@ def _move(folder: Path, target: Path) -> None:
             os.close(descriptor)
 
 
-def _sync(file: Any) -> None:
+def sync(file: Any) -> None:
+    """Wait until a file's content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 

@@ -1,16 +1,23 @@
-"""One shard into one segment: the pass that workers make, each shard by itself."""
+"""One shard into one segment: the pass that workers make, each shard by itself.
+
+A worker may be on another machine. Where it finds the scan's mark in the staging area it sees the scan's store, and the
+segment goes there; where it does not, it makes the segment in a folder of its own and hands back the bytes.
+"""
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from vbdguard.errors import CacheError, ReadError, SourceError
-from vbdguard.ingest.decode import decode_images
+from vbdguard.errors import CacheError, ConfigError, ReadError, SourceError
+from vbdguard.ingest.decode import decode_images, decoder_id
 from vbdguard.ingest.digest import sample_digest, skipped_digest
 from vbdguard.ingest.orientation import make_turner
+from vbdguard.ingest.packing import PackedSegment, pack_segment
 from vbdguard.ingest.reading import ShardReading, entry_bytes, entry_identity
 from vbdguard.ingest.segments import (
     DamagedSegmentError,
@@ -22,6 +29,7 @@ from vbdguard.ingest.segments import (
 )
 from vbdguard.sources.base import RawSample, Shard, Unreadable, exif_rule
 
+_MARK = "mark"
 Batch = list[RawSample | Unreadable]
 
 _BATCH_ENTRIES = 256
@@ -38,6 +46,10 @@ class ShardTask:
     staging: Path
     image_size: tuple[int, int]
     label_key: str | None
+    mark: str
+    """What `leave_mark` has left in the staging area."""
+    decoder: str
+    """`decoder_id()` of the scan: two decoders may see one image differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +66,28 @@ class ShardOutcome:
     """Reason and detail of the failure."""
     damage: str = ""
     """What was wrong with the segment that had to be rebuilt."""
+    packed: PackedSegment | None = None
+    """The segment itself, from a worker that does not see the store."""
+    is_hearsay: bool = False
+    """Whether such a worker, going by the shard's size, holds its segment for stored: somebody must look."""
 
 
-def ingest_shard(task: ShardTask, *, known_sizes: Container[int] = ()) -> ShardOutcome:
-    """Make sure that the segment of a shard stands in the store; a known shard is not decoded again.
+def leave_mark(staging: Path) -> str:
+    """Leave a mark in the staging area, and return what it says.
+
+    Raises:
+        CacheError: if it cannot be written.
+    """
+    mark = secrets.token_hex(16)
+    try:
+        (staging / _MARK).write_text(mark, "ascii")
+    except OSError as error:
+        raise CacheError(f"{staging}: cannot write: {error}; free space, or pass another --cache-dir") from error
+    return mark
+
+
+def ingest_shard(task: ShardTask, *, known_sizes: Container[int | None] = ()) -> ShardOutcome:
+    """Make sure that the segment of a shard stands in the store, or hand it back; a known shard is not decoded again.
 
     Args:
         task: the shard, and where its segment goes.
@@ -65,8 +95,44 @@ def ingest_shard(task: ShardTask, *, known_sizes: Container[int] = ()) -> ShardO
 
     Raises:
         CacheError: if the store cannot be written.
+        ConfigError: if the images would be decoded otherwise than the scan does.
         SourceError: if a package for the format is missing.
     """
+    if task.decoder != decoder_id():
+        raise ConfigError(
+            f"expected every worker to decode images with {task.decoder}, as the scan does, got {decoder_id()}; "
+            "install the same packages on every node"
+        )
+    if _sees_store(task):
+        return _ingest(task, known_sizes, sees_store=True)
+    with tempfile.TemporaryDirectory(prefix="vbdguard-") as folder:
+        return _ingest_apart(task, known_sizes, Path(folder))
+
+
+def _sees_store(task: ShardTask) -> bool:
+    try:
+        return (task.staging / _MARK).read_text("ascii") == task.mark
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _ingest_apart(task: ShardTask, known_sizes: Container[int | None], folder: Path) -> ShardOutcome:
+    """Make the segment in a folder that nobody else sees, and return what it holds."""
+    apart = replace(task, store_dir=folder, staging=folder / "staging")
+    for place in (apart.staging, folder / "segments"):
+        place.mkdir()
+    outcome = _ingest(apart, known_sizes, sees_store=False)
+    if outcome.segment is None:
+        return outcome
+    if outcome.is_hearsay:
+        return replace(outcome, segment=task.store_dir / "segments" / outcome.segment.name)
+    try:
+        return replace(outcome, segment=None, packed=pack_segment(outcome.segment))
+    except MemoryError as error:
+        return ShardOutcome(outcome.digest, None, failure=_failure(error))
+
+
+def _ingest(task: ShardTask, known_sizes: Container[int | None], *, sees_store: bool) -> ShardOutcome:
     reading: ShardReading | None = None
     try:
         reading = ShardReading(task.shard)
@@ -74,6 +140,8 @@ def ingest_shard(task: ShardTask, *, known_sizes: Container[int] = ()) -> ShardO
         if reading.size is None or reading.size in known_sizes:
             reading.hash()
             path = _segment_path(task, reading)
+            if not sees_store and reading.size in known_sizes:
+                return ShardOutcome(reading.digest, path, reading.key_prefix, is_hearsay=True)
             try:
                 if load_segment(path, task.image_size) is not None:
                     return ShardOutcome(reading.digest, path, reading.key_prefix)

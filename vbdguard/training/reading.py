@@ -79,6 +79,7 @@ def _read(source: Any, size: tuple[int, int], config: ScanConfig, cache: Path, p
         store_dir=Cache(cache).store_dir,
         image_size=size,
         label_key=config.label_key,
+        engine=config.engine,
         jobs=config.reading_jobs,
         limits=config.reading_limits,
         progress=progress,
