@@ -20,6 +20,7 @@ from .signals import StoppedError, stopped_by_signals
 
 COMMANDS = {
     "scan": "vbdguard.cli.scan:scan",
+    "merge": "vbdguard.cli.merge:merge",
     "clean": "vbdguard.cli.clean:clean",
     "train": "vbdguard.cli.train:train",
     "verify": "vbdguard.cli.verify:verify",

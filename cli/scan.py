@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged, read_baseline
-from .options import SectionedCommand, parse_receipt
-from .outputs import OUTPUT_SECTION, extras_for, kept_for_images, output_options, say_written, show, write_files
+from .after_scan import receipt_option, report_and_exit
+from .gate_options import GATE_SECTION, gate_options
+from .options import SectionedCommand
+from .outputs import OUTPUT_SECTION, output_options
 from .scan_options import (
     CACHE_SECTION,
     SCAN_SECTIONS,
@@ -20,9 +20,9 @@ from .scan_options import (
     scan_options,
 )
 from .settings_option import settings_line
+from .share import SHARE_SECTION, read_share, share_options
 
 if TYPE_CHECKING:
-    from vbdguard.gate import Judgement
     from vbdguard.report import ScanReport
 
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         **SCAN_SECTIONS,
+        "One of several jobs": SHARE_SECTION,
         "What comes out": [*OUTPUT_SECTION, "receipt"],
         "When to fail": GATE_SECTION,
         "Cache": CACHE_SECTION,
@@ -38,13 +39,8 @@ if TYPE_CHECKING:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @scan_options
 @output_options
-@click.option(
-    "--receipt",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    callback=parse_receipt,
-    help="Write a receipt for the repository as well, such as vbdguard.lock (see `vbdguard verify`).",
-)
+@share_options
+@receipt_option
 @gate_options
 @cache_options
 @click.pass_context
@@ -66,6 +62,8 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt to verify by later
       vbdguard scan shards/ --baseline accepted.json  fail on new findings only
       vbdguard scan shards/ --allow-unreadable 0.1%   accept a few broken ones
+      vbdguard scan shards/ --engine ray              read on a Ray cluster
+      vbdguard scan shards/ --shard 1/8 --partial p1  one of 8 jobs: vbdguard merge
 
     \b
     Exit codes:
@@ -77,19 +75,9 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       130  interrupted
     """
     check_options(options)
-    read_baseline(options["baseline"])  # a slip there should not show after the scan
-    with kept_for_images(options) as kept:
-        report = _run(sources, kept)
-        judgement = _judged(report, options)
-        accepted = {finding.digest: acceptance.reason for finding, acceptance in judgement.accepted}
-        extras = extras_for(report, options, accepted=accepted, cache_dir=kept["cache_dir"])
-        write_files(report, options, extras)
-        _write_receipt(report, options["receipt"])
-        show(report, options, extras)
-    say_written((*options["output"], *([options["receipt"]] if options["receipt"] else [])), options)
-    _say_gate(judgement, options)
-    _say_unread(report, options)
-    ctx.exit(exit_code(judgement, options))
+    if options["shard"] is None and options["partial"] is None:
+        report_and_exit(ctx, options, lambda kept: _run(sources, kept))
+    ctx.exit(read_share(ctx, sources, options))
 
 
 def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
@@ -102,39 +90,3 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
         click.echo(line, err=True)
     with at_work(options) as (_, progress):
         return run_scan(one_or_all(sources), scan_config(options), **cache_settings(options), progress=progress)
-
-
-def _judged(report: ScanReport, options: dict[str, Any]) -> Judgement:
-    from vbdguard.findings import findings_of
-    from vbdguard.unreadable import is_accepted
-
-    is_complete = is_accepted(report, options["allow_unreadable"])
-    return judged(findings_of(report), is_complete=is_complete, options=options)
-
-
-def _say_gate(judgement: Judgement, options: dict[str, Any]) -> None:
-    """Say what the exit code depends on besides the report: behind the text, else on stderr."""
-    if not options["quiet"]:
-        for line in gate_words(judgement, options):
-            click.echo(line, err=options["format_"] not in ("text", "github"))
-
-
-def _say_unread(report: ScanReport, options: dict[str, Any]) -> None:
-    """Say where --allow-unreadable had a say in the exit code."""
-    allowed = options["allow_unreadable"]
-    if report.status == "complete" or not allowed or options["quiet"]:
-        return
-    from vbdguard.unreadable import Unread, is_accepted
-
-    word = "Accepted" if is_accepted(report, allowed) else "Not accepted"
-    click.echo(
-        f"{word}: {Unread.of(report)}: --allow-unreadable {allowed:g}%",
-        err=options["format_"] not in ("text", "github"),
-    )
-
-
-def _write_receipt(report: ScanReport, path: Path | None) -> None:
-    if path is not None:
-        from vbdguard.receipt import Receipt
-
-        Receipt.of(report, path).write(path)

@@ -14,7 +14,7 @@ from vbdguard.escaping import printable
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _META = "vbdguard.settings"
-_READ_ONLY = {"scan": {"receipt"}}
+_READ_ONLY = {"scan": {"receipt"}, "merge": {"receipt"}}
 """The receipt of a project is checked where it stands, but a scan of something else must not write over it."""
 
 

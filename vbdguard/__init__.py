@@ -10,13 +10,25 @@ if TYPE_CHECKING:
     from vbdguard.config import ScanConfig
     from vbdguard.guards.dataset import GuardedDataset
     from vbdguard.guards.wrapping import guard
+    from vbdguard.partial_scans import merge, scan_share
     from vbdguard.report import ScanReport
     from vbdguard.scanner import scan
     from vbdguard.training.train import train_clean
 
 __version__ = "0.1.0"
 
-__all__ = ["GuardedDataset", "ScanConfig", "ScanReport", "__version__", "clean", "guard", "scan", "train_clean"]
+__all__ = [
+    "GuardedDataset",
+    "ScanConfig",
+    "ScanReport",
+    "__version__",
+    "clean",
+    "guard",
+    "merge",
+    "scan",
+    "scan_share",
+    "train_clean",
+]
 
 _HOMES = {
     "GuardedDataset": "vbdguard.guards.dataset",
@@ -24,7 +36,9 @@ _HOMES = {
     "ScanReport": "vbdguard.report",
     "clean": "vbdguard.cleaning.clean_copy",
     "guard": "vbdguard.guards.wrapping",
+    "merge": "vbdguard.partial_scans",
     "scan": "vbdguard.scanner",
+    "scan_share": "vbdguard.partial_scans",
     "train_clean": "vbdguard.training.train",
 }
 """Where the public names live; each is imported when it is first used, since torch takes seconds to load."""

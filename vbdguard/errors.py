@@ -7,6 +7,7 @@
     ├── ReadError              one shard or sample that cannot be read (becomes a `skipped` entry)
     ├── CacheError             the cache directory cannot be used                   exit code 2
     ├── ReportError            a report file that is not one                        exit code 2
+    ├── PartialError           partial scans that are damaged or not one whole    exit code 2
     ├── BaselineError          a baseline file that is not one                      exit code 2
     ├── ReceiptError           a receipt that is none, or cannot vouch for the data exit code 2
     ├── PoisonFoundError       the guard found poison and was told to raise
@@ -57,6 +58,10 @@ class CacheError(VBDGuardError):
 
 class ReportError(VBDGuardError):
     """A file is not a vbdguard report of a version that this release reads."""
+
+
+class PartialError(VBDGuardError):
+    """A file is no partial scan, or partial scans do not fit together."""
 
 
 class BaselineError(VBDGuardError):

@@ -94,7 +94,7 @@ def scan_with_digests(
     config = config or ScanConfig()
     progress = progress or current_listener()
     start = time.perf_counter()
-    kind = _wanted_kind(config.device)
+    kind = wanted_kind(config.device)
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
         opened = open_source(
             source, label_key=config.label_key, folder_rule=config.folder_rule, run_commands=config.run_commands
@@ -109,21 +109,48 @@ def scan_with_digests(
             limits=config.reading_limits,
             progress=progress,
         )
-        seconds = {"ingest": time.perf_counter() - start}
-        settings = config.result_settings()
-        key = cache.report_key(ingested.dataset_digest, ingested.judged, settings, config.seed, __version__)
-        # Processes of one job often scan the same data at the same time: one computes, the others take its report.
-        with cache.computing(key):
-            report = None if refresh else cache.load_report(key, kind)
-            if report is not None:
-                report = renew_report(report, ingested, seconds=seconds | {"total": time.perf_counter() - start})
-            else:
-                report = _judge(ingested, config, seconds=seconds, start=start, progress=progress)
-                _keep(cache, key, report)
+        report = report_on(ingested, config, cache, kind=kind, start=start, refresh=refresh, progress=progress)
         return Scanned(report, ingested.store.digests)
 
 
-def _wanted_kind(device: str) -> str | None:
+def report_on(
+    ingested: Ingested,
+    config: ScanConfig,
+    cache: Cache,
+    *,
+    kind: str | None,
+    start: float,
+    refresh: bool,
+    progress: Progress,
+) -> ScanReport:
+    """Return the report on what was read: the one that the cache holds, or that of stages 1 to 6.
+
+    Args:
+        ingested: what was read.
+        config: the settings.
+        cache: where reports are kept.
+        kind: from `wanted_kind`.
+        start: when the reading began, on the clock of `time.perf_counter`.
+        refresh: whether to compute anew even where the cache holds the answer.
+        progress: hears of each stage.
+
+    Raises:
+        NothingToScanError: if there is too little to say anything.
+    """
+    seconds = {"ingest": time.perf_counter() - start}
+    settings = config.result_settings()
+    key = cache.report_key(ingested.dataset_digest, ingested.judged, settings, config.seed, __version__)
+    # Processes of one job often scan the same data at the same time: one computes, the others take its report.
+    with cache.computing(key):
+        report = None if refresh else cache.load_report(key, kind)
+        if report is not None:
+            return renew_report(report, ingested, seconds=seconds | {"total": time.perf_counter() - start})
+        report = _judge(ingested, config, seconds=seconds, start=start, progress=progress)
+        _keep(cache, key, report)
+        return report
+
+
+def wanted_kind(device: str) -> str | None:
     """Return the kind of device whose report is wanted, None where that of any kind will do.
 
     `auto` leaves the choice to us, and findings differ between devices by rounding only: a report that is there

@@ -122,30 +122,55 @@ def joined(read: ReadSource) -> Ingested:
         NothingToScanError: if no sample could be read, or all are of one class.
         CacheError: if a segment has gone or is damaged.
     """
-    segments: list[Segment] = []
-    prefixes: list[str] = []
-    reports: list[ShardReport] = []
-    skipped: list[tuple[SkippedSample, SkippedEntry]] = []
-    for shard in read.shards:
-        prefix = shard.outcome.key_prefix
-        segment, entries = _result(shard, read.image_size)
-        if segment is not None:
-            segments.append(segment)
-            prefixes.append(prefix)
-        reports.append(_shard_report(shard, segment, entries))
-        skipped += [(SkippedSample(prefix + e.key, e.reason, e.detail), e) for e in entries]
-    skipped.sort(key=lambda pair: (pair[0].key, pair[0].reason, pair[0].detail))
-    left_out = tuple(pair[0] for pair in skipped)
-    store = build_store(segments, prefixes, image_size=read.image_size, class_names=read.class_names)
-    _check_scannable(read, store, left_out)
+    gathered = _gathered(read)
+    segments, skipped = gathered.segments, gathered.skipped
+    entries = tuple(pair[0] for pair in skipped)
+    store = build_store(segments, gathered.prefixes, image_size=read.image_size, class_names=read.class_names)
+    _check_scannable(read, store, entries)
     return Ingested(
         store,
         _dataset_digest(store, [pair[1] for pair in skipped], is_turned=any(segment.turned for segment in segments)),
         read.names,
-        tuple(sorted(reports, key=lambda report: report.name)),
-        left_out,
+        tuple(sorted(gathered.reports, key=lambda report: report.name)),
+        entries,
         tuple(sorted({shard.exif for shard in read.shards})),
     )
+
+
+def left_out(read: ReadSource) -> tuple[int, tuple[SkippedSample, ...]]:
+    """Return how many samples of a share could be read, and what could not, sorted by key.
+
+    Raises:
+        CacheError: if a segment has gone or is damaged.
+    """
+    gathered = _gathered(read)
+    return sum(len(segment.keys) for segment in gathered.segments), tuple(pair[0] for pair in gathered.skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """What the shards have become, one by one."""
+
+    segments: list[Segment]
+    prefixes: list[str]
+    """What the keys of each segment begin with."""
+    reports: list[ShardReport]
+    skipped: list[tuple[SkippedSample, SkippedEntry]]
+    """Sorted by key."""
+
+
+def _gathered(read: ReadSource) -> _Gathered:
+    found = _Gathered([], [], [], [])
+    for shard in read.shards:
+        prefix = shard.outcome.key_prefix
+        segment, entries = _result(shard, read.image_size)
+        if segment is not None:
+            found.segments.append(segment)
+            found.prefixes.append(prefix)
+        found.reports.append(_shard_report(shard, segment, entries))
+        found.skipped.extend((SkippedSample(prefix + e.key, e.reason, e.detail), e) for e in entries)
+    found.skipped.sort(key=lambda pair: (pair[0].key, pair[0].reason, pair[0].detail))
+    return found
 
 
 def _result(shard: ReadShard, size: tuple[int, int]) -> tuple[Segment | None, Sequence[SkippedEntry]]:
