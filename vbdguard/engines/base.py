@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal, Protocol, Self, TypeVar
 
 Item = TypeVar("Item")
@@ -39,8 +40,10 @@ class Engine(Protocol):
     def __enter__(self) -> Self:
         """Return itself, ready to work."""
 
-    def __exit__(self, *_: object) -> None:
-        """End the work that is left, and wait until it has ended as far as that can be known."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the work that is left; on Ctrl-C at once, else in order."""
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item]

@@ -5,11 +5,13 @@ engine's do: what a shard does to its reader comes back in the same words. Worke
 to replace; it tries an item anew up to `MAX_RETRIES` times.
 
 Where a cluster is there, in `RAY_ADDRESS`, by `ray start` on this machine or connected to already, it is used and goes
-on afterwards. Otherwise one is started on this machine, which ends with the scan, also where that is killed.
+on afterwards. Otherwise one is started on this machine, which ends with the scan; where that is interrupted or killed,
+with the process.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from vbdguard import __version__
@@ -60,7 +63,7 @@ class RayTasks:
         self._ray: Any = None
         self._is_ours = False
         """Whether to disconnect afterwards."""
-        self._folder: str | None = None
+        self._folder = ""
         """Where a cluster of our own has its sockets and logs; otherwise it stays empty."""
 
     def __enter__(self) -> Self:
@@ -71,22 +74,32 @@ class RayTasks:
         self._ray = ray
         if not ray.is_initialized():
             self._is_ours = True
+            self._folder = tempfile.mkdtemp(prefix="vbd-ray-")
+            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+            atexit.unregister(ray.shutdown)  # it would take longer than what is to be removed behind it may wait
             try:
-                self._folder = tempfile.mkdtemp(prefix="vbd-ray-")
                 with _own_signals(), chdir(self._folder):
                     self._connect(self._folder)
-            except BaseException:
-                self.__exit__()
+            except Exception:
+                self._leave()
                 raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Who presses Ctrl-C does not wait until Ray has left in order: what we have started ends with the process.
+        if kind is None or issubclass(kind, Exception):
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._is_ours:
+            return
         try:
-            if self._is_ours:
-                self._ray.shutdown()
+            self._ray.shutdown()
         finally:
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            atexit.register(self._ray.shutdown, _exiting_interpreter=True)  # as Ray itself does
 
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -229,11 +242,17 @@ def _own_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_stopped = False
     try:
         yield
+    except SystemExit:  # so Ray's handler answers SIGTERM
+        is_stopped = True
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if is_stopped:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _first_line(error: BaseException) -> str:
