@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .after_scan import receipt_option, report_and_exit
+from .dry_run import dry_run
 from .gate_options import GATE_SECTION, gate_options
 from .options import SectionedCommand
 from .outputs import OUTPUT_SECTION, output_options
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         **SCAN_SECTIONS,
+        "Before it starts": ["dry_run"],
         "One of several jobs": SHARE_SECTION,
         "What comes out": [*OUTPUT_SECTION, "receipt"],
         "When to fail": GATE_SECTION,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @scan_options
 @output_options
+@click.option("--dry-run", is_flag=True, help="Say what the scan will take (time, memory, disk), and do nothing.")
 @share_options
 @receipt_option
 @gate_options
@@ -62,6 +65,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt to verify by later
       vbdguard scan shards/ --baseline accepted.json  fail on new findings only
       vbdguard scan shards/ --allow-unreadable 0.1%   accept a few broken ones
+      vbdguard scan shards/ --dry-run                 time, memory, disk: before
       vbdguard scan shards/ --engine ray              read on a Ray cluster
       vbdguard scan shards/ --shard 1/8 --partial p1  one of 8 jobs: vbdguard merge
 
@@ -75,6 +79,8 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       130  interrupted
     """
     check_options(options)
+    if options["dry_run"]:
+        ctx.exit(dry_run(sources, options))
     if options["shard"] is None and options["partial"] is None:
         report_and_exit(ctx, options, lambda kept: _run(sources, kept))
     ctx.exit(read_share(ctx, sources, options))

@@ -104,9 +104,8 @@ def _require_all(partials: Mapping[Path, Partial]) -> None:
 def _missing_shares(partials: Sequence[Partial]) -> str:
     counts = {partial.share.count for partial in partials}
     if len(counts) > 1:
-        return (
-            f"; the files are of {', '.join(map(str, sorted(counts)))} shares; scan what is missing, or all in one way"
-        )
+        shares = ", ".join(sorted(str(partial.share) for partial in partials))
+        return f"; the files are shares {shares}; scan what is missing, or all in one number of shares"
     (count,) = counts
     there = {partial.share.number for partial in partials}
     absent = [f"{number}/{count}" for number in range(1, count + 1) if number not in there]
