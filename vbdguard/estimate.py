@@ -45,6 +45,9 @@ FIT_SECONDS_PER_MEGAPIXEL = (0.4, 2.5)
 PASS_SECONDS_PER_MEGAPIXEL = (0.015, 0.05)
 """To bring samples beyond the fit's from the store once, on one core: 15 to 25 microseconds for 32 x 32 pixels, 100,000
 and 400,000 samples in 20 and 80 segments; doubled for more segments and for a cold disk."""
+SCORE_SECONDS_PER_MEGAPIXEL = (0.0, 2.0)
+"""To judge samples beyond the fit's: nothing where no class is accused, else those of accused classes by two models, of
+which one took 0.44 to 0.78 ms for 32 x 32 pixels on cores with other work."""
 BASE_BYTES = (550 << 20, 850 << 20)
 """Python with torch: 620 MB in `benchmarks/README.md`, 802 MB at the peak of a scan of 1,000 samples."""
 FIT_BYTES_PER_PIXEL_BYTE = (1.7, 2.6)
@@ -222,16 +225,14 @@ def _judging(
         return None
     megapixels = size[0] * size[1] / 1e6
     fitted = _fit_samples(config.method, samples, size, looks)
-    # All samples are looked at once more for the means of their classes, and those of accused classes twice.
-    passes = (1, 2) if samples[1] > fitted[0] else (0, 0)
-    return _rounded(
-        tuple(
-            START_SECONDS[end]
-            + fitted[end] * megapixels * FIT_SECONDS_PER_MEGAPIXEL[end]
-            + passes[end] * samples[end] * megapixels * PASS_SECONDS_PER_MEGAPIXEL[end]
-            for end in (0, 1)
-        )
-    )
+    # All samples are looked at once more for the means of their classes, those of accused classes once more to score.
+    beyond = (max(0, samples[0] - fitted[1]), max(0, samples[1] - fitted[0]))
+    ends = []
+    for end in (0, 1):
+        judged = fitted[end] * FIT_SECONDS_PER_MEGAPIXEL[end] + beyond[end] * SCORE_SECONDS_PER_MEGAPIXEL[end]
+        passes = (1, 2)[end] * samples[end] * PASS_SECONDS_PER_MEGAPIXEL[end] if beyond[end] else 0.0
+        ends.append(START_SECONDS[end] + megapixels * (judged + passes))
+    return _rounded(ends)
 
 
 def _memory(

@@ -27,7 +27,15 @@ from vbdguard.report import ScanReport
 from vbdguard.settings import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = ("README.md", "docs/index.md", "docs/guide.md", "docs/ci.md", "docs/python.md", "docs/faq.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/guide.md",
+    "docs/ci.md",
+    "docs/cluster.md",
+    "docs/python.md",
+    "docs/faq.md",
+)
 LEFT_OUT = re.compile(r"^(make|pip|pre-commit|git) |^vbdguard (demo|train)\b")
 POISON = {"train-000000.tar/s01": 0, "train-000002.tar/s09": None}
 
