@@ -79,9 +79,12 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       130  interrupted
     """
     check_options(options)
+    is_share = options["shard"] is not None or options["partial"] is not None
+    if options["dry_run"] and is_share:
+        raise click.UsageError("--dry-run tells what all of the data take; drop --shard and --partial")
     if options["dry_run"]:
         ctx.exit(dry_run(sources, options))
-    if options["shard"] is None and options["partial"] is None:
+    if not is_share:
         report_and_exit(ctx, options, lambda kept: _run(sources, kept))
     ctx.exit(read_share(ctx, sources, options))
 

@@ -43,6 +43,12 @@ def test_other_formats_have_no_estimate(data: Path) -> None:
     assert "--format text or json" in done.stderr
 
 
+def test_a_share_has_no_estimate_of_its_own(data: Path) -> None:
+    done = CliRunner().invoke(main, ["scan", str(data), "--dry-run", "--shard", "1/2"])
+    assert done.exit_code == 2
+    assert "drop --shard and --partial" in done.stderr
+
+
 def test_an_estimate_needs_no_torch(data: Path) -> None:
     code = (
         "import sys\nfrom vbdguard.cli.main import main\n"

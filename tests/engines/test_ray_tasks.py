@@ -81,7 +81,9 @@ def test_work_is_done_where_the_scan_was_started_and_imports_nothing_from_there(
     """A folder of data may hold anything, also a numpy.py; its shards may be named from within it."""
     monkeypatch.chdir(tmp_path)
     with RayTasks(1, limits) as ray:
-        [(_, (folder, path))] = ray.map(functions.place, [1])
+        [(_, place)] = ray.map(functions.place, [1])
+    assert isinstance(place, tuple)
+    folder, path = place
     assert folder == str(tmp_path)
     assert not {"", ".", folder} & set(path)
 

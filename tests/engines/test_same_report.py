@@ -143,7 +143,8 @@ def test_ray_workers_that_are_killed_while_the_scan_judges_change_nothing(
         def begin(self, stage: str, total: int | None) -> None:
             if stage in ("suspects", "flagging"):
                 with RayTasks(2) as ray:
-                    processes = {process for _, process in ray.map(functions.process, [1, 2])}
+                    found = [process for _, process in ray.map(functions.process, [1, 2])]
+                processes = {process for process in found if isinstance(process, int)}
                 for process in processes:
                     os.kill(process, signal.SIGKILL)
                 killed.extend(processes)

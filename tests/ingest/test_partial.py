@@ -21,6 +21,7 @@ from vbdguard.ingest.partial import Partial, place_segments, read_partial, write
 from vbdguard.ingest.reader import Ingested, ingest, joined
 from vbdguard.ingest.staging import staging_area
 from vbdguard.partial_scans import merge, scan_share
+from vbdguard.sources.opening import open_source
 
 Shards = Callable[..., Path]
 WriteTar = Callable[..., Path]
@@ -92,6 +93,23 @@ def test_what_could_not_be_read_travels_along(
     whole = ingest(str(folder), store_dir=tmp_path / "whole")
     assert whole.status == "incomplete"
     assert same(together([read("1/3"), read("2/3"), read("3/3")], tmp_path / "merged"), whole)
+
+
+def test_a_folder_of_images_keeps_its_classes_and_how_it_turns_images(
+    read: Callable[..., Path], encode: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for number in range(8):
+        path = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(number))
+    (tmp_path / "images" / "ant").mkdir()  # a class without images keeps its number
+    source = str(tmp_path / "images")
+    opened = open_source(source, folder_rule="torchvision")
+    whole = ingest(opened, store_dir=tmp_path / "whole")
+    files = [read(f"{number}/2", source=source, folder_rule="torchvision") for number in (1, 2)]
+    done = together(files, tmp_path / "merged")
+    assert same(done, whole)
+    assert (done.store.class_labels, done.store.class_names) == ((1, 2), ("cat", "dog"))
 
 
 def test_any_reader_of_safetensors_opens_the_file(read: Callable[..., Path]) -> None:

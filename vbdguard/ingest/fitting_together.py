@@ -117,8 +117,10 @@ def _missing_shares(partials: Sequence[Partial]) -> str:
 def _require_size(partials: Mapping[Path, Partial]) -> None:
     """Hold the size of each file against the one that all shards together elect, unless it was named."""
     model = next(iter(partials.values()))
-    expected = model.image_size
-    if model.config.get("image_size") is None:
+    named = model.config.get("image_size")
+    if named is not None:
+        expected: tuple[int, ...] = tuple(named)
+    else:
         votes: Votes = Counter()
         for partial in partials.values():
             for shard in partial.shards:
