@@ -11,7 +11,6 @@ import click
 from vbdguard.escaping import printable
 from vbdguard.wording import seconds_words
 
-from .at_work import at_work, one_or_all
 from .scan_options import scan_config
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ _UNITS = ((1 << 40, "TB"), (1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
 def dry_run(sources: tuple[str, ...], options: dict[str, Any]) -> int:
     """Print the estimate, as text or JSON, and return the exit code: 0, since nothing was found or missed."""
     from vbdguard.estimate import estimate
+
+    from .at_work import at_work, one_or_all
 
     if options["format_"] not in ("text", "json"):
         raise click.UsageError("--dry-run tells its estimate as --format text or json")

@@ -67,7 +67,7 @@ def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> Non
       vbdguard scan shards/ --allow-unreadable 0.1%   accept a few broken ones
       vbdguard scan shards/ --dry-run                 time, memory, disk: before
       vbdguard scan shards/ --engine ray              read on a Ray cluster
-      vbdguard scan shards/ --shard 1/8 --partial p1  one of 8 jobs: vbdguard merge
+      vbdguard scan shards/ --shard 1/8 --partial p1  one of 8 jobs; then: merge
 
     \b
     Exit codes:
