@@ -52,7 +52,7 @@ def merge(ctx: click.Context, /, files: tuple[Path, ...], **options: Any) -> Non
 
     \b
     Examples:
-      vbdguard merge part-1 part-2 part-3             the report of the three together
+      vbdguard merge part-1 part-2 part-3             the report of the three
       vbdguard merge parts/* -o r.html -o r.sarif     pictures, code scanning
       vbdguard merge parts/* --receipt vbdguard.lock  a receipt to verify by later
       vbdguard merge parts/* --device cuda            judge on a GPU
