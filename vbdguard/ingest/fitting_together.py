@@ -68,8 +68,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _require_same_listing(path: Path, partial: Partial, first: Path, model: Partial) -> None:
-    only = [name for name in partial.listing if name not in set(model.listing)]
-    missing = [name for name in model.listing if name not in set(partial.listing)]
+    got, expected = set(partial.listing), set(model.listing)
+    only = [name for name in partial.listing if name not in expected]
+    missing = [name for name in model.listing if name not in got]
     if only or missing:
         seen = f"{path} knows {names_shown(only)}" if only else f"{path} does not know {names_shown(missing)}"
         raise PartialError(
