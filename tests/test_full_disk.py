@@ -14,32 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_scans import ACCUSING
 
-from vbdguard.config import (
-    AttackCheckConfig,
-    DetectorConfig,
-    EnsembleConfig,
-    MethodConfig,
-    ScanConfig,
-    SuspectsConfig,
-)
 from vbdguard.errors import CacheError
 from vbdguard.report import ScanReport
 from vbdguard.scanner import scan
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
-
-QUICK = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=MethodConfig(
-        ensemble=EnsembleConfig(architectures=((4,),), epochs=2, batch_size=16, train_share=1.0),
-        suspects=SuspectsConfig(significance=1.1),
-        attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=DetectorConfig(filters=4, epochs=1, batch_size=32, min_accuracy=0.0),
-    ),
-)
-"""A scan of a quarter of a second that accuses innocent classes, so that there is something to report."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def expected(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return timeless(scan(data, QUICK, cache_dir=tmp_path_factory.mktemp("roomy")))
+    return timeless(scan(data, ACCUSING, cache_dir=tmp_path_factory.mktemp("roomy")))
 
 
 def timeless(report: ScanReport) -> dict[str, Any]:
@@ -65,7 +46,7 @@ def timeless(report: ScanReport) -> dict[str, Any]:
 def outcome(data: str, cache: Path, expected: dict[str, Any]) -> str:
     """Scan, and return "right" or "refused"; anything else fails."""
     try:
-        report = scan(data, QUICK, cache_dir=cache)
+        report = scan(data, ACCUSING, cache_dir=cache)
     except CacheError as error:
         assert "--cache-dir" in str(error)  # noqa: PT017 - a report is fine as well
         return "refused"

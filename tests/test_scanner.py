@@ -16,21 +16,16 @@ import pytest
 import torch
 from blake3 import blake3
 from PIL import Image
+from small_scans import ACCUSING, SMALL_DEFAULT
 
 from vbdguard.attacks.poison import Poisoned, poison_arrays
 from vbdguard.cache import Cache
 from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import (
     AttackCheckConfig,
-    DetectorConfig,
     DirectMethodConfig,
-    EnsembleConfig,
-    LabelCheckConfig,
-    MethodConfig,
     SampleConfig,
     ScanConfig,
-    SuspectsConfig,
-    WindowDetectorConfig,
 )
 from vbdguard.errors import ConfigError, NothingToScanError, ReadError, SourceError
 from vbdguard.ingest import shards
@@ -40,28 +35,8 @@ from vbdguard.scanner import scan
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
 
-QUICK = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=MethodConfig(
-        ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
-        suspects=SuspectsConfig(significance=1.1),
-        attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
-    ),
-)
-"""A scan of a quarter of a second that accuses innocent classes: most tests here ask what becomes of flags."""
-CALM = replace(QUICK, method=replace(QUICK.method, attack_check=AttackCheckConfig(min_success_rate=1.1)))
+CALM = replace(ACCUSING, method=replace(ACCUSING.method, attack_check=AttackCheckConfig(min_success_rate=1.1)))
 """As quick, and it never accuses anybody."""
-THOROUGH = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=DirectMethodConfig(
-        detector=WindowDetectorConfig(batch_size=64, epochs=8),
-        label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
-    ),
-)
-"""Preset `default` in small: as many steps as a thousand images need."""
 
 Write = Callable[..., Path]
 
@@ -133,7 +108,7 @@ def found(attacked: Poisoned, tmp_path_factory: pytest.TempPathFactory) -> ScanR
         for number, (image, label) in enumerate(zip(attacked.images, attacked.labels, strict=True))
     )
     write_shards(samples, folder / "data", per_shard=400)
-    return scan(str(folder / "data"), THOROUGH, cache_dir=folder / "cache")
+    return scan(str(folder / "data"), SMALL_DEFAULT, cache_dir=folder / "cache")
 
 
 def test_poison_in_shards_is_found_and_named(found: ScanReport, attacked: Poisoned) -> None:
@@ -171,7 +146,7 @@ def test_a_report_is_valid_against_the_schema_and_says_how_it_came_about(found: 
 
 
 def test_flags_are_counted_and_named_as_the_samples_are(write: Write, tmp_path: Path) -> None:
-    report = scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    report = scan(str(write()), ACCUSING, cache_dir=tmp_path / "cache")
     assert 0 < len(report.flagged) < 90
     assert len(report.flagged) == sum(entry.flagged for entry in report.classes)
     keys = {f"train-{number // 30:06d}.tar/s{number:03d}": number % 3 for number in range(90)}
@@ -182,9 +157,9 @@ def test_a_second_scan_takes_the_cached_report_and_trains_nothing(
     write: Write, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = str(write())
-    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    first = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     request.getfixturevalue("no_training")
-    second = scan(data, replace(QUICK, jobs=2), cache_dir=tmp_path / "cache")
+    second = scan(data, replace(ACCUSING, jobs=2), cache_dir=tmp_path / "cache")
     assert (first.from_cache, second.from_cache) == (False, True)
     assert timeless(first) == timeless(second)
     assert list(second.timings) == ["ingest", "total"]
@@ -197,32 +172,32 @@ def test_auto_takes_the_report_of_any_device_and_a_named_device_its_own_only(
     write: Write, tmp_path: Path, request: pytest.FixtureRequest, first: str, second: str, is_taken: bool
 ) -> None:
     data = str(write())
-    report = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    report = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     [entry] = (tmp_path / "cache" / "reports").glob("*.json")
     entry.unlink()
     Cache(tmp_path / "cache").save_report(entry.name.split(".")[0], replace(report, device=first))
     request.getfixturevalue("no_training")
     if is_taken:
-        again = scan(data, replace(QUICK, device=second), cache_dir=tmp_path / "cache")
+        again = scan(data, replace(ACCUSING, device=second), cache_dir=tmp_path / "cache")
         assert (again.from_cache, again.device) == (True, first)
         return
     with pytest.raises(AssertionError, match="trained"):
-        scan(data, replace(QUICK, device=second), cache_dir=tmp_path / "cache")
+        scan(data, replace(ACCUSING, device=second), cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("change", ["refresh", "seed", "method", "data", "cache"])
 def test_whatever_could_change_the_outcome_is_computed_anew(
     write: Write, tmp_path: Path, request: pytest.FixtureRequest, change: str
 ) -> None:
-    scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    scan(str(write()), ACCUSING, cache_dir=tmp_path / "cache")
     request.getfixturevalue("no_training")
     if change == "data":
         write("other", [*noise()[:-1], RawSample("s089", np.full((16, 16, 3), 9, np.uint8), 2)])
-    configs = {"seed": replace(QUICK, seed=1), "method": CALM}
+    configs = {"seed": replace(ACCUSING, seed=1), "method": CALM}
     with pytest.raises(AssertionError, match="trained"):
         scan(
             str(tmp_path / ("other" if change == "data" else "data")),
-            configs.get(change, QUICK),
+            configs.get(change, ACCUSING),
             cache_dir=tmp_path / ("elsewhere" if change == "cache" else "cache"),
             refresh=change == "refresh",
         )
@@ -230,8 +205,8 @@ def test_whatever_could_change_the_outcome_is_computed_anew(
 
 def test_refresh_gives_the_same_bytes(write: Write, tmp_path: Path) -> None:
     data = str(write())
-    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
-    again = scan(data, QUICK, cache_dir=tmp_path / "cache", refresh=True)
+    first = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
+    again = scan(data, ACCUSING, cache_dir=tmp_path / "cache", refresh=True)
     assert not again.from_cache
     assert timeless(first) == timeless(again)
 
@@ -240,11 +215,11 @@ def test_renamed_shards_take_the_cached_report_under_their_new_names(
     write: Write, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = write()
-    first = scan(str(data), QUICK, cache_dir=tmp_path / "cache")
+    first = scan(str(data), ACCUSING, cache_dir=tmp_path / "cache")
     for path in sorted(data.iterdir()):
         path.rename(path.with_name(path.name.replace("train", "part")))
     request.getfixturevalue("no_training")
-    second = scan(str(data), QUICK, cache_dir=tmp_path / "cache")
+    second = scan(str(data), ACCUSING, cache_dir=tmp_path / "cache")
     assert second.from_cache
     assert [entry.key for entry in second.flagged] == [e.key.replace("train", "part") for e in first.flagged]
     assert [entry.digest for entry in second.flagged] == [entry.digest for entry in first.flagged]
@@ -259,24 +234,24 @@ def test_without_a_cache_nothing_is_left_behind(
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     before = sorted(tmp_path.rglob("*"))
-    assert not scan(str(data), QUICK, use_cache=False).from_cache
-    assert not scan(str(data), QUICK, use_cache=False).from_cache
+    assert not scan(str(data), ACCUSING, use_cache=False).from_cache
+    assert not scan(str(data), ACCUSING, use_cache=False).from_cache
     assert sorted(tmp_path.rglob("*")) == before
     assert list(own_cache.iterdir()) == []
 
 
 def test_the_users_cache_is_taken_where_none_is_named(write: Write, own_cache: Path) -> None:
     data = str(write())
-    assert not scan(data, QUICK).from_cache
+    assert not scan(data, ACCUSING).from_cache
     assert any((own_cache / "reports").iterdir())
-    assert scan(data, QUICK).from_cache
+    assert scan(data, ACCUSING).from_cache
 
 
 def test_neither_processes_nor_the_order_of_shards_change_a_byte(write: Write, tmp_path: Path) -> None:
     shards = [str(path) for path in sorted(write().iterdir())]
-    alone = scan(shards, QUICK, cache_dir=tmp_path / "one")
-    together = scan(shards, replace(QUICK, jobs=2), cache_dir=tmp_path / "two")
-    turned = scan(shards[::-1], QUICK, cache_dir=tmp_path / "three")
+    alone = scan(shards, ACCUSING, cache_dir=tmp_path / "one")
+    together = scan(shards, replace(ACCUSING, jobs=2), cache_dir=tmp_path / "two")
+    turned = scan(shards[::-1], ACCUSING, cache_dir=tmp_path / "three")
     assert alone.flagged
     assert not any(report.from_cache for report in (alone, together, turned))
     assert timeless(alone) == timeless(together)
@@ -287,8 +262,8 @@ def test_neither_processes_nor_the_order_of_shards_change_a_byte(write: Write, t
 def test_a_fit_on_a_part_of_the_data_draws_the_same_however_the_shards_are_cut(
     attacked: Poisoned, write: Write, tmp_path: Path
 ) -> None:
-    assert isinstance(THOROUGH.method, DirectMethodConfig)
-    bounded = replace(THOROUGH, method=replace(THOROUGH.method, sample=SampleConfig(per_class=150)))
+    assert isinstance(SMALL_DEFAULT.method, DirectMethodConfig)
+    bounded = replace(SMALL_DEFAULT, method=replace(SMALL_DEFAULT.method, sample=SampleConfig(per_class=150)))
     samples = [
         RawSample(f"s{number:04d}", image, int(label))
         for number, (image, label) in enumerate(zip(attacked.images, attacked.labels, strict=True))
@@ -303,8 +278,8 @@ def test_a_fit_on_a_part_of_the_data_draws_the_same_however_the_shards_are_cut(
 
 
 def test_shards_cut_anew_hold_the_same_findings(write: Write, tmp_path: Path) -> None:
-    one = scan(str(write("one")), QUICK, cache_dir=tmp_path / "cache")
-    other = scan(str(write("other", noise()[::-1], per_shard=17)), QUICK, cache_dir=tmp_path / "fresh")
+    one = scan(str(write("one")), ACCUSING, cache_dir=tmp_path / "cache")
+    other = scan(str(write("other", noise()[::-1], per_shard=17)), ACCUSING, cache_dir=tmp_path / "fresh")
     assert one.dataset.digest == other.dataset.digest
     assert {(e.digest, e.score) for e in one.flagged} == {(e.digest, e.score) for e in other.flagged}
     assert one.classes == other.classes
@@ -322,11 +297,11 @@ def test_too_little_to_say_anything_is_no_clean_verdict(
     write: Write, tmp_path: Path, samples: list[RawSample], message: str
 ) -> None:
     with pytest.raises(NothingToScanError, match=message):
-        scan(str(write(samples=samples)), QUICK, cache_dir=tmp_path / "cache")
+        scan(str(write(samples=samples)), ACCUSING, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache" / "reports").iterdir()) == []
 
 
-@pytest.mark.parametrize(("config", "code"), [(CALM, 2), (QUICK, 1)], ids=["clean", "poisoned"])
+@pytest.mark.parametrize(("config", "code"), [(CALM, 2), (ACCUSING, 1)], ids=["clean", "poisoned"])
 def test_a_truncated_shard_leaves_the_scan_incomplete(
     write: Write, tmp_path: Path, config: ScanConfig, code: int
 ) -> None:
@@ -371,13 +346,13 @@ def test_what_was_not_judged_then_is_judged_once_it_can_be_decoded(
 
 def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got 'abacus'"):
-        scan(str(tmp_path / "not there"), replace(QUICK, device="abacus"), cache_dir=tmp_path / "cache")
+        scan(str(tmp_path / "not there"), replace(ACCUSING, device="abacus"), cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_source_that_is_not_there_is_an_error_not_a_clean_verdict(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not there"):
-        scan(str(tmp_path / "not there"), QUICK, cache_dir=tmp_path / "cache")
+        scan(str(tmp_path / "not there"), ACCUSING, cache_dir=tmp_path / "cache")
 
 
 def calmed(entry: dict[str, Any]) -> None:
@@ -402,12 +377,12 @@ def test_a_report_edited_by_hand_is_computed_anew(
     write: Write, tmp_path: Path, edit: Callable[[dict[str, Any]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     data = str(write())
-    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    first = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     [path] = (tmp_path / "cache" / "reports").glob("*.json")
     entry = json.loads(path.read_bytes())
     edit(entry)
     path.write_text(json.dumps(entry))
-    again = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    again = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     assert (again.verdict, again.from_cache) == ("poisoned", False)
     assert timeless(again) == timeless(first)
     assert "damaged and not used" in caplog.text
@@ -418,10 +393,10 @@ def test_a_report_on_other_data_is_not_taken_for_this_one(
 ) -> None:
     data, other = str(write()), str(write("other", noise(60)))
     scan(other, CALM, cache_dir=tmp_path / "theirs")
-    scan(data, QUICK, cache_dir=tmp_path / "ours")
+    scan(data, ACCUSING, cache_dir=tmp_path / "ours")
     [theirs], [ours] = ((tmp_path / name / "reports").glob("*.json") for name in ("theirs", "ours"))
     ours.write_bytes(theirs.read_bytes())
-    assert scan(data, QUICK, cache_dir=tmp_path / "ours").verdict == "poisoned"
+    assert scan(data, ACCUSING, cache_dir=tmp_path / "ours").verdict == "poisoned"
     assert "the checksum does not match" in caplog.text
 
 
@@ -429,11 +404,11 @@ def test_segments_in_each_others_places_are_read_anew(
     write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = str(write())
-    first = scan(data, QUICK, cache_dir=tmp_path / "cache")
+    first = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     one, two, _ = (tmp_path / "cache" / "segments").iterdir()
     for source, target in ((one, tmp_path / "aside"), (two, one), (tmp_path / "aside", two)):
         source.rename(target)
-    again = scan(data, QUICK, cache_dir=tmp_path / "cache", refresh=True)
+    again = scan(data, ACCUSING, cache_dir=tmp_path / "cache", refresh=True)
     assert timeless(again) == timeless(first)
     assert caplog.text.count("or is that of another segment") == 2
 
@@ -444,9 +419,9 @@ def test_a_report_of_another_version_is_computed_anew(
     data = str(write())
     with monkeypatch.context() as older:
         older.setattr("vbdguard.scanner.__version__", "0.0.1")
-        scan(data, QUICK, cache_dir=tmp_path / "cache")
-    assert not scan(data, QUICK, cache_dir=tmp_path / "cache").from_cache
-    assert scan(data, QUICK, cache_dir=tmp_path / "cache").from_cache
+        scan(data, ACCUSING, cache_dir=tmp_path / "cache")
+    assert not scan(data, ACCUSING, cache_dir=tmp_path / "cache").from_cache
+    assert scan(data, ACCUSING, cache_dir=tmp_path / "cache").from_cache
 
 
 def test_a_report_that_cannot_be_kept_is_given_all_the_same(
@@ -457,7 +432,7 @@ def test_a_report_that_cannot_be_kept_is_given_all_the_same(
 
     Cache(tmp_path / "cache").prepare()
     monkeypatch.setattr("vbdguard.cache.write_atomically", full)
-    report = scan(str(write()), QUICK, cache_dir=tmp_path / "cache")
+    report = scan(str(write()), ACCUSING, cache_dir=tmp_path / "cache")
     assert report.verdict == "poisoned"
     assert "this report is not kept" in caplog.text
 
@@ -469,5 +444,5 @@ def test_the_listener_hears_of_each_stage_in_order(write: Write, tmp_path: Path)
         def begin(self, stage: str, total: int | None) -> None:
             heard.append(stage)
 
-    scan(str(write()), QUICK, cache_dir=tmp_path / "cache", progress=Listening())
+    scan(str(write()), ACCUSING, cache_dir=tmp_path / "cache", progress=Listening())
     assert heard == list(STAGES)

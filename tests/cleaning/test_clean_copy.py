@@ -22,17 +22,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_scans import ACCUSING
 
 import vbdguard.cleaning.clean_copy
 from vbdguard.cleaning.clean_copy import clean
 from vbdguard.cleaning.result import CleanCopy
 from vbdguard.config import (
-    AttackCheckConfig,
-    DetectorConfig,
-    EnsembleConfig,
-    MethodConfig,
     ScanConfig,
-    SuspectsConfig,
 )
 from vbdguard.errors import ConfigError, ReportError, SourceError
 from vbdguard.ingest.reader import ingest
@@ -164,20 +160,13 @@ def test_a_second_reading_finds_the_digests_that_were_kept(
 
 def test_without_a_report_a_scan_decides(tmp_path: Path) -> None:
     """Settings that accuse the innocent: what becomes of flags is asked here, not who deserves them."""
-    method = MethodConfig(
-        ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
-        suspects=SuspectsConfig(significance=1.1),
-        attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
-    )
-    config = ScanConfig(device="cpu", jobs=1, method=method)
     parts = [[one for n in range(45) for one in sample(f"s{n}", 45 * part + n)] for part in range(2)]
     source = write_shards(tmp_path / "shards", parts)
-    copy = clean(source, tmp_path / "out", config)
-    assert copy.report.flagged == scan(source, config).flagged
+    copy = clean(source, tmp_path / "out", ACCUSING)
+    assert copy.report.flagged == scan(source, ACCUSING).flagged
     assert copy.flagged == len(copy.report.flagged) > 0
     assert copy.kept + copy.flagged == 90
-    assert clean(source, tmp_path / "out", config).resumed_shards == 2
+    assert clean(source, tmp_path / "out", ACCUSING).resumed_shards == 2
 
 
 def test_relabelling_changes_the_label_and_nothing_else(

@@ -13,10 +13,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from small_scans import SMALL_DEFAULT
 
 from vbdguard.attacks.poison import poison_arrays
 from vbdguard.cli.demo_data import DemoSet
-from vbdguard.config import DirectMethodConfig, LabelCheckConfig, ScanConfig, WindowDetectorConfig
+from vbdguard.config import ScanConfig
 from vbdguard.engines.ray_tasks import RayTasks
 from vbdguard.ingest import shard_pass
 from vbdguard.partial_scans import merge, scan_share
@@ -28,16 +29,7 @@ from vbdguard.sources.opening import open_source
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.writing import write_shards
 
-LOCAL = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=DirectMethodConfig(
-        detector=WindowDetectorConfig(batch_size=64, epochs=8),
-        label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
-    ),
-)
-"""Preset `default` in small: as many steps as a thousand images need."""
-RAY = replace(LOCAL, engine="ray", jobs=2)
+RAY = replace(SMALL_DEFAULT, engine="ray", jobs=2)
 
 
 def timeless(report: ScanReport) -> str:
@@ -63,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What one process of this machine says."""
-    report = scan(str(data), LOCAL, cache_dir=tmp_path_factory.mktemp("expected"))
+    report = scan(str(data), SMALL_DEFAULT, cache_dir=tmp_path_factory.mktemp("expected"))
     assert (report.verdict, report.status, len(report.dataset.shards)) == ("poisoned", "complete", 10)
     return timeless(report)
 
@@ -75,7 +67,7 @@ Share = Callable[..., list[Path]]
 def shares(data: Path, tmp_path: Path) -> Share:
     """Read shares, each as a job of its own would: with a cache of its own."""
 
-    def read(*wanted: str, config: ScanConfig = LOCAL, source: object = None) -> list[Path]:
+    def read(*wanted: str, config: ScanConfig = SMALL_DEFAULT, source: object = None) -> list[Path]:
         files = []
         for share in wanted:
             file = tmp_path / f"part-{share.replace('/', '-of-')}"
@@ -87,7 +79,7 @@ def shares(data: Path, tmp_path: Path) -> Share:
 
 
 def test_two_processes_say_what_one_says(data: Path, expected: str, tmp_path: Path) -> None:
-    assert timeless(scan(str(data), replace(LOCAL, jobs=2), cache_dir=tmp_path)) == expected
+    assert timeless(scan(str(data), replace(SMALL_DEFAULT, jobs=2), cache_dir=tmp_path)) == expected
 
 
 def test_two_ray_workers_say_what_one_process_says(
@@ -99,20 +91,20 @@ def test_two_ray_workers_say_what_one_process_says(
 def test_shares_merged_in_any_order_say_what_one_process_says(shares: Share, expected: str, tmp_path: Path) -> None:
     files = shares("1/3", "2/3", "3/3")
     random.Random(1).shuffle(files)
-    assert timeless(merge(files, LOCAL, cache_dir=tmp_path / "merged")) == expected
+    assert timeless(merge(files, SMALL_DEFAULT, cache_dir=tmp_path / "merged")) == expected
 
 
 def test_shares_of_different_numbers_of_jobs_merge_where_they_cover_the_data(
     shares: Share, expected: str, tmp_path: Path
 ) -> None:
     files = shares("4/4", "1/2", "2/4")
-    assert timeless(merge(files, LOCAL, use_cache=False)) == expected
+    assert timeless(merge(files, SMALL_DEFAULT, use_cache=False)) == expected
 
 
 def test_shares_read_on_ray_say_what_one_process_says(
     shares: Share, expected: str, ray_cluster: ModuleType, tmp_path: Path
 ) -> None:
-    assert timeless(merge(shares("2/2", "1/2", config=RAY), LOCAL, cache_dir=tmp_path / "merged")) == expected
+    assert timeless(merge(shares("2/2", "1/2", config=RAY), SMALL_DEFAULT, cache_dir=tmp_path / "merged")) == expected
 
 
 def wrapped(data: Path, wrap: Callable[[int, Shard], Shard]) -> ShardSource:
@@ -126,7 +118,7 @@ def test_a_ray_worker_that_is_killed_amid_a_shard_changes_nothing(
     mark = tmp_path / "mark"
     losing = wrapped(data, lambda n, shard: functions.LosingShard(shard, str(mark) if n == 4 else "", 2))
     calm = wrapped(data, lambda _, shard: functions.LosingShard(shard))
-    undisturbed = scan(calm, replace(LOCAL, image_size=16), cache_dir=tmp_path / "local")
+    undisturbed = scan(calm, replace(SMALL_DEFAULT, image_size=16), cache_dir=tmp_path / "local")
     report = scan(losing, replace(RAY, image_size=16), cache_dir=tmp_path / "ray")
     assert mark.stat().st_size == 3  # two were killed there, one came through
     assert report.status == "complete"
@@ -157,12 +149,12 @@ def test_a_shard_that_fails_everywhere_is_named_and_the_same_for_all(
     data: Path, functions: ModuleType, ray_cluster: ModuleType, shares: Share, tmp_path: Path
 ) -> None:
     bad = wrapped(data, lambda n, shard: functions.DyingShard(shard) if n == 4 else shard)
-    local = scan(bad, replace(LOCAL, image_size=16), cache_dir=tmp_path / "local")
+    local = scan(bad, replace(SMALL_DEFAULT, image_size=16), cache_dir=tmp_path / "local")
     assert local.status == "incomplete"
     assert [(entry.key, entry.reason) for entry in local.skipped] == [("train-000004.tar", "worker-died")]
     on_ray = scan(bad, replace(RAY, image_size=16), cache_dir=tmp_path / "ray")
     assert timeless(on_ray) == timeless(local)
-    config = replace(LOCAL, image_size=16)
+    config = replace(SMALL_DEFAULT, image_size=16)
     merged = merge(shares("1/3", "2/3", "3/3", config=config, source=bad), config, cache_dir=tmp_path / "merged")
     assert timeless(merged) == timeless(local)
 

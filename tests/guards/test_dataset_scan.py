@@ -9,34 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_scans import ACCUSING
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from vbdguard.config import (
-    AttackCheckConfig,
-    DetectorConfig,
-    EnsembleConfig,
-    MethodConfig,
-    ScanConfig,
-    SuspectsConfig,
-)
 from vbdguard.errors import PoisonFoundError, UnscannedSampleError
 from vbdguard.guards.dataset import GuardedDataset
 from vbdguard.guards.wrapping import guard
 from vbdguard.scanner import scan
 
 COUNT = 90
-QUICK = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=MethodConfig(
-        ensemble=EnsembleConfig(architectures=((4,),), epochs=1, train_share=1.0),
-        suspects=SuspectsConfig(significance=1.0),
-        attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=DetectorConfig(epochs=2, lr=0.1, min_accuracy=0.0),
-    ),
-)
-"""A scan of a tenth of a second that accuses innocent classes: here it matters what becomes of flagged samples,
-not which they are; that is tested where the method is."""
 
 
 @pytest.fixture
@@ -66,7 +47,7 @@ class Counted(torch.utils.data.Dataset[Any]):
 
 def test_nothing_is_read_before_the_first_use(tensors: TensorDataset) -> None:
     counted = Counted(tensors)
-    guarded = GuardedDataset(counted, config=QUICK)
+    guarded = GuardedDataset(counted, config=ACCUSING)
     assert guarded.classes == ["ant", "bee", "cat"]
     assert counted.reads == 0
     kept = len(guarded)
@@ -78,7 +59,7 @@ def test_nothing_is_read_before_the_first_use(tensors: TensorDataset) -> None:
 
 
 def test_every_sample_is_kept_or_flagged_as_the_report_says(tensors: TensorDataset) -> None:
-    guarded = GuardedDataset(tensors, config=QUICK)
+    guarded = GuardedDataset(tensors, config=ACCUSING)
     assert 0 < len(guarded.flagged_indices) < COUNT
     assert guarded.flagged_indices.tolist() == sorted(int(entry.key) for entry in guarded.report.flagged)
     assert sorted([*guarded.kept_indices, *guarded.flagged_indices]) == list(range(COUNT))
@@ -90,7 +71,7 @@ def test_a_scan_draws_from_nobodys_random_numbers(tensors: TensorDataset, tmp_pa
     generator = torch.Generator().manual_seed(1)
     plain = DataLoader(tensors, batch_size=9, shuffle=True, generator=generator)
     states = [torch.get_rng_state(), np.random.get_state()[1], generator.get_state()]  # noqa: NPY002
-    loader = guard(plain, config=QUICK, cache_dir=tmp_path)
+    loader = guard(plain, config=ACCUSING, cache_dir=tmp_path)
     assert not loader.dataset.report.from_cache
     assert torch.equal(states[0], torch.get_rng_state())
     np.testing.assert_array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
@@ -99,7 +80,7 @@ def test_a_scan_draws_from_nobodys_random_numbers(tensors: TensorDataset, tmp_pa
 
 def test_a_loader_loads_all_but_what_a_real_scan_flags(tensors: TensorDataset, tmp_path: Path) -> None:
     plain = DataLoader(tensors, batch_size=7)
-    loader = guard(plain, config=QUICK, cache_dir=tmp_path)
+    loader = guard(plain, config=ACCUSING, cache_dir=tmp_path)
     flagged = {int(entry.key) for entry in loader.dataset.report.flagged}
     assert 0 < len(flagged) < COUNT
     expected = [tensors[index] for index in range(COUNT) if index not in flagged]
@@ -110,8 +91,8 @@ def test_a_loader_loads_all_but_what_a_real_scan_flags(tensors: TensorDataset, t
 
 
 def test_a_second_guard_on_the_same_data_takes_the_cached_report(tensors: TensorDataset, tmp_path: Path) -> None:
-    first = GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path)
-    second = GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path)
+    first = GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path)
+    second = GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path)
     assert not first.report.from_cache
     assert second.report.from_cache
     assert second.report.flagged == first.report.flagged
@@ -119,23 +100,23 @@ def test_a_second_guard_on_the_same_data_takes_the_cached_report(tensors: Tensor
 
 
 def test_the_same_data_in_another_order_take_the_cached_report_too(tensors: TensorDataset, tmp_path: Path) -> None:
-    first = GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path)
+    first = GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path)
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1)).tolist()
     assert not first.report.from_cache
-    second = GuardedDataset(Subset(tensors, order), config=QUICK, cache_dir=tmp_path)
+    second = GuardedDataset(Subset(tensors, order), config=ACCUSING, cache_dir=tmp_path)
     assert second.report.from_cache
     assert len(second.flagged_indices) > 0
     assert sorted(order[index] for index in second.flagged_indices) == first.flagged_indices.tolist()
 
 
 def test_a_changed_sample_is_a_new_scan(tensors: TensorDataset, tmp_path: Path) -> None:
-    assert not GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path).report.from_cache
+    assert not GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path).report.from_cache
     tensors.tensors[0][5, 0, 0, 0] ^= 1
-    assert not GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path).report.from_cache
+    assert not GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path).report.from_cache
 
 
 def test_a_report_from_an_earlier_scan_is_taken_as_it_is(tensors: TensorDataset, tmp_path: Path) -> None:
-    report = scan(tensors, QUICK, cache_dir=tmp_path)
+    report = scan(tensors, ACCUSING, cache_dir=tmp_path)
     guarded = GuardedDataset(tensors, report=report, cache_dir=tmp_path / "never used")
     assert guarded.report is report
     assert len(guarded.flagged_indices) == len(report.flagged) > 0
@@ -144,13 +125,13 @@ def test_a_report_from_an_earlier_scan_is_taken_as_it_is(tensors: TensorDataset,
 
 def test_raw_is_what_the_scan_sees(tensors: TensorDataset, tmp_path: Path) -> None:
     normalised = TensorDataset(tensors.tensors[0] / 64 - 2, tensors.tensors[1])
-    guarded = GuardedDataset(normalised, raw=tensors, config=QUICK, cache_dir=tmp_path)
-    assert guarded.report.dataset.digest == scan(tensors, QUICK, cache_dir=tmp_path).dataset.digest
+    guarded = GuardedDataset(normalised, raw=tensors, config=ACCUSING, cache_dir=tmp_path)
+    assert guarded.report.dataset.digest == scan(tensors, ACCUSING, cache_dir=tmp_path).dataset.digest
     assert torch.equal(guarded[0][0], normalised[int(guarded.kept_indices[0])][0])
 
 
 def test_relabel_gives_flagged_samples_the_suggested_classes(tensors: TensorDataset) -> None:
-    guarded = GuardedDataset(tensors, config=QUICK, on_poison="relabel")
+    guarded = GuardedDataset(tensors, config=ACCUSING, on_poison="relabel")
     suggestions = {int(entry.key): entry.suggested_label for entry in guarded.report.flagged}
     assert set(suggestions) <= set(guarded.kept_indices.tolist())
     expected = [suggestions.get(index, int(tensors[index][1])) for index in range(COUNT)]
@@ -159,7 +140,7 @@ def test_relabel_gives_flagged_samples_the_suggested_classes(tensors: TensorData
 
 
 def test_raise_stops_after_a_scan_that_found_poison(tensors: TensorDataset) -> None:
-    guarded = GuardedDataset(tensors, config=QUICK, on_poison="raise")
+    guarded = GuardedDataset(tensors, config=ACCUSING, on_poison="raise")
     with pytest.raises(PoisonFoundError, match=r"TensorDataset: \d+ poisoned samples"):
         len(guarded)
     assert guarded.report.verdict == "poisoned"
@@ -169,15 +150,15 @@ def test_unreadable_items_leave_the_scan_incomplete_and_are_dropped_on_request(t
     items = [(image, label) for image, label in tensors]
     items[7] = (None, items[7][1])
     with pytest.raises(UnscannedSampleError, match="7: bad-layout"):
-        len(GuardedDataset(items, config=QUICK))
-    guarded = GuardedDataset(items, config=QUICK, on_unscanned="drop")
+        len(GuardedDataset(items, config=ACCUSING))
+    guarded = GuardedDataset(items, config=ACCUSING, on_unscanned="drop")
     assert guarded.report.status == "incomplete"
     assert 7 not in guarded.kept_indices
     assert len(guarded) + len(guarded.flagged_indices) == COUNT - 1
 
 
 def test_pickling_scans_first(tensors: TensorDataset) -> None:
-    guarded = pickle.loads(pickle.dumps(GuardedDataset(tensors, config=QUICK)))
+    guarded = pickle.loads(pickle.dumps(GuardedDataset(tensors, config=ACCUSING)))
     assert "not scanned" not in repr(guarded)
     assert guarded.report.dataset.samples == COUNT
 
@@ -187,7 +168,7 @@ def test_pickling_scans_first(tensors: TensorDataset) -> None:
 def test_workers_that_start_before_the_first_use_give_the_same_batches(
     tensors: TensorDataset, context: str, tmp_path: Path
 ) -> None:
-    guarded = GuardedDataset(tensors, config=QUICK, cache_dir=tmp_path)
+    guarded = GuardedDataset(tensors, config=ACCUSING, cache_dir=tmp_path)
     loader = DataLoader(guarded, batch_size=16, num_workers=2, multiprocessing_context=context)
     images = torch.cat([images for images, _ in loader])
     assert "not scanned" not in repr(guarded)
@@ -195,6 +176,6 @@ def test_workers_that_start_before_the_first_use_give_the_same_batches(
 
 
 def test_class_names_of_the_dataset_reach_the_report(tensors: TensorDataset) -> None:
-    report = GuardedDataset(Counted(tensors), config=QUICK).report
+    report = GuardedDataset(Counted(tensors), config=ACCUSING).report
     assert [entry.name for entry in report.classes] == ["ant", "bee", "cat"]
     np.testing.assert_array_equal([entry.samples for entry in report.classes], COUNT // 3)

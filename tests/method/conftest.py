@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from small_scans import SMALL_DEFAULT
 from torch import Tensor
 
 from vbdguard.attacks.poison import poison_arrays
 from vbdguard.attacks.triggers import Mode, frame_trigger
 from vbdguard.cli.demo_data import DemoSet
-from vbdguard.config import DirectMethodConfig, EnsembleConfig, LabelCheckConfig, WindowDetectorConfig
+from vbdguard.config import DirectMethodConfig, EnsembleConfig
 from vbdguard.method.ensemble import Ensemble, fit_ensemble
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
@@ -91,10 +92,8 @@ def planted_everywhere(natural: Samples) -> Planted:
 @pytest.fixture(scope="session")
 def method() -> DirectMethodConfig:
     """Preset `default` with as many steps as a thousand images need, not as 50,000 would."""
-    return DirectMethodConfig(
-        detector=WindowDetectorConfig(batch_size=64, epochs=8),
-        label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
-    )
+    assert isinstance(SMALL_DEFAULT.method, DirectMethodConfig)
+    return SMALL_DEFAULT.method
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty_store import Faults, FaultyStore, serving
+from small_scans import ACCUSING
 
-from vbdguard.config import (
-    AttackCheckConfig,
-    DetectorConfig,
-    EnsembleConfig,
-    MethodConfig,
-    ScanConfig,
-    SuspectsConfig,
-)
 from vbdguard.errors import SourceError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.scanner import scan
@@ -66,19 +59,8 @@ def urls(store: FaultyStore) -> str:
 
 
 def test_a_scan_of_a_failing_store_gives_the_same_report(root: Path, tmp_path: Path) -> None:
-    quick = ScanConfig(
-        device="cpu",
-        jobs=1,
-        method=MethodConfig(
-            ensemble=EnsembleConfig(architectures=((4,),), epochs=4, batch_size=16, train_share=1.0),
-            suspects=SuspectsConfig(significance=1.1),  # accuses innocent classes: there are flags to compare
-            attack_check=AttackCheckConfig(min_success_rate=0.0),
-            detector=DetectorConfig(filters=4, epochs=2, batch_size=32, min_accuracy=0.0),
-        ),
-    )
-
     def told(source: str, cache: str) -> dict[str, Any]:
-        body: dict[str, Any] = json.loads(scan(source, quick, cache_dir=tmp_path / cache).to_json())
+        body: dict[str, Any] = json.loads(scan(source, ACCUSING, cache_dir=tmp_path / cache).to_json())
         del body["timings"], body["dataset"]["sources"]
         return body
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_scans import SMALL_DEFAULT
 
 from vbdguard.attacks.copying import PoisonSettings
 from vbdguard.attacks.poison import Poisoned, poison_arrays
 from vbdguard.cli.demo_data import DemoSet
-from vbdguard.config import DirectMethodConfig, LabelCheckConfig, ScanConfig, WindowDetectorConfig
+from vbdguard.config import ScanConfig
 from vbdguard.ingest.reader import ingest
 from vbdguard.ingest.store import PixelStore
 from vbdguard.report import ScanReport
@@ -83,17 +84,9 @@ def poisoned_set(tmp_path_factory: pytest.TempPathFactory) -> Poisonings:
     truth = poison_arrays(*crops(250, seed=0), "color_grid", target=0)
     write_shards(raw_samples(truth.images, truth.labels), folder / "train", per_shard=400)
     write_shards(raw_samples(*crops(60, seed=1)), folder / "test", per_shard=400)
-    config = ScanConfig(
-        device="cpu",
-        jobs=1,
-        method=DirectMethodConfig(
-            detector=WindowDetectorConfig(batch_size=64, epochs=8),
-            label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
-        ),
-    )
     train = str(folder / "train")
-    report = scan(train, config, cache_dir=folder / "cache")
-    return Poisonings(train, str(folder / "test"), truth, folder / "cache", config, report, ATTACK)
+    report = scan(train, SMALL_DEFAULT, cache_dir=folder / "cache")
+    return Poisonings(train, str(folder / "test"), truth, folder / "cache", SMALL_DEFAULT, report, ATTACK)
 
 
 @pytest.fixture(scope="session")

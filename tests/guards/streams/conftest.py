@@ -16,30 +16,12 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from small_scans import ACCUSING
 
-from vbdguard.config import (
-    AttackCheckConfig,
-    DetectorConfig,
-    EnsembleConfig,
-    MethodConfig,
-    ScanConfig,
-    SuspectsConfig,
-)
 from vbdguard.report import ScanReport
 from vbdguard.scanner import scan
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
-
-QUICK = ScanConfig(
-    device="cpu",
-    jobs=1,
-    method=MethodConfig(
-        ensemble=EnsembleConfig(architectures=((4,),), epochs=1, train_share=1.0),
-        suspects=SuspectsConfig(significance=1.0),
-        attack_check=AttackCheckConfig(min_success_rate=0.0),
-        detector=DetectorConfig(epochs=2, lr=0.1, min_accuracy=0.0),
-    ),
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,7 +93,7 @@ class Shards:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"config": QUICK, "cache_dir": self.cache}
+        return {"config": ACCUSING, "cache_dir": self.cache}
 
 
 def noise(count: int = 90, classes: int = 3, seed: int = 0) -> list[RawSample]:
@@ -130,7 +112,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """90 samples of 3 classes in 3 shards of 30; some are flagged. Not to be altered."""
     root = tmp_path_factory.mktemp("shards")
     write_shards(noise(), root / "data", per_shard=30)
-    report = scan(str(root / "data"), QUICK, cache_dir=root / "cache")
+    report = scan(str(root / "data"), ACCUSING, cache_dir=root / "cache")
     names = sorted(path.name for path in (root / "data").iterdir())
     assert len(names) == 3
     made = Shards(root / "data", report, root / "cache", str(root / "data" / f"{{{','.join(names)}}}"))
