@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling --samples 50000 100000 500000 --classes 10 20 50 100 --poisoned 1 0 2 5 10 \\
         --side 32 64 96 --threads 2 --out results/scaling.jsonl
-    python -m benchmarks.scaling --table results/scaling.jsonl
+    python -m benchmarks.scaling --table results/scaling.jsonl --write benchmarks/README.md
 
 The first value of each option is the base; each option is varied alone while the others stay at theirs. Synthetic
 shards (`benchmarks.scaling_data`) are made for each point and removed after it. Every scan is a process of its own, so
@@ -22,6 +22,7 @@ from typing import get_args
 
 import torch
 
+from benchmarks.document import put
 from benchmarks.machine import commit, environment
 from benchmarks.records import Record, append_record
 from benchmarks.scaling_data import Point, write_point
@@ -41,7 +42,10 @@ def main() -> None:
     if args.table:
         if not args.table.is_file():
             parser.error(f"{args.table}: no such file; expected one that --out has written")
-        print(tables(_read(args.table)))
+        try:
+            put(tables(_read(args.table)), args.write, "scaling")
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
         return
     if args.threads:
         torch.set_num_threads(args.threads)  # for the record of the environment; the scans get it by themselves
@@ -135,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scratch", type=Path, help="where shards and caches are put meanwhile (default: /tmp)")
     parser.add_argument("--out", type=Path, help="file to append one JSON line per point and run to")
     parser.add_argument("--table", type=Path, help="print the tables of a results file and stop")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the two markers, to write --table into")
     return parser
 
 

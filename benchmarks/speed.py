@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed --data cifar10/ --triggers triggers/ --cells a2o/white_grid a2a/white_square clean \\
         --presets default paper --threads 2 --runs 3 --yardstick-batches 20 --out results/speed.jsonl
-    python -m benchmarks.speed --table results/speed.jsonl
+    python -m benchmarks.speed --table results/speed.jsonl --write benchmarks/README.md
 
 A cell is written as shards; `vbdguard scan` reads them in a process of its own, with an empty cache and then again.
 Seconds are wall clock from the command line; memory is that of all its processes. Right after it, in the same run:
@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.cells import Cell, check_triggers, load_triggers
 from benchmarks.data import Data, load_data
+from benchmarks.document import put
 from benchmarks.groups import expand
 from benchmarks.machine import commit, environment
 from benchmarks.records import Record, append_record
@@ -44,7 +45,10 @@ def main() -> None:
     if args.table:
         if not args.table.is_file():
             parser.error(f"{args.table}: no such file; expected one that --out has written")
-        print(tables(_read(args.table)))
+        try:
+            put(tables(_read(args.table)), args.write, "speed")
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
         return
     if not args.data:
         parser.error("expected --data, or --table with a file of results")
@@ -170,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--yardstick-workers", type=int, default=0, help="processes of its loaders")
     parser.add_argument("--out", type=Path, help="file to append one JSON line per cell, preset and run to")
     parser.add_argument("--table", type=Path, help="print the tables of a results file and stop")
+    parser.add_argument("--write", type=Path, help="a Markdown file with the two markers, to write --table into")
     return parser
 
 

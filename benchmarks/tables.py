@@ -9,7 +9,6 @@ Means are over seeds, "±" is the sample standard deviation over seeds, as in th
 from __future__ import annotations
 
 import argparse
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -19,13 +18,13 @@ from statistics import mean
 from scipy.stats import beta
 
 from benchmarks.cells import Cell
+from benchmarks.document import put
 from benchmarks.figures import CEILING, FLAG_EVERYTHING, Figures, Spread, data_name, methods_in, published_column
 from benchmarks.groups import BLENDED, GROUPS
 from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
 from benchmarks.records import Record, read_records
 from benchmarks.roster import plain_name
 
-BEGIN, END = "<!-- detection tables: written by benchmarks.tables -->", "<!-- end of the detection tables -->"
 _PAPER_ROWS = {
     "table 1": GROUPS["table1"],
     "table 2": GROUPS["table2"],
@@ -55,10 +54,7 @@ def main() -> None:
             from benchmarks.plot import draw
 
             draw(records, published, args.plot)
-        if args.write:
-            args.write.write_text(with_tables(args.write.read_text(), text))
-        else:
-            print(text)
+        put(text, args.write, "tables")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
@@ -167,18 +163,6 @@ def has_alarm(record: Record) -> bool:
     """Return whether a run flagged a sample or accused a class; older records do not say it themselves."""
     counts = ("classes_right", "classes_wrong", "false_positives")
     return bool(record.get("alarm", any(record[name] for name in counts) or record["recall"] > 0))
-
-
-def with_tables(document: str, tables: str) -> str:
-    """Return a document with the tables between its two markers.
-
-    Raises:
-        ValueError: if the markers do not stand in it, once each and in order.
-    """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if document.count(BEGIN) != 1 or len(pattern.findall(document)) != 1:
-        raise ValueError(f"expected the lines {BEGIN!r} and {END!r} once each; put them where the tables belong")
-    return pattern.sub(lambda _: f"{BEGIN}\n{tables}\n{END}", document)
 
 
 def _there(pairs: Sequence[tuple[str, Cell]], method: str, figures: Figures) -> list[tuple[str, Cell]]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from benchmarks import speed
 from benchmarks.cells import Cell
 from benchmarks.data import load_data
+from benchmarks.document import markers
 from benchmarks.speed_flops import OUTSIDE, FlopsByStage
 from benchmarks.speed_limits import matmul_rate, measure_limits
 from benchmarks.speed_shards import FORMATS, load_encoded, write_cell
@@ -216,7 +217,7 @@ def test_the_tables_have_a_row_for_each_cell(records: list[dict[str, Any]]) -> N
     assert "Against the yardstick" not in without
 
 
-def test_the_table_of_a_file_is_printed(
+def test_the_tables_of_a_file_are_printed_or_written(
     records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "speed.jsonl"
@@ -224,6 +225,12 @@ def test_the_table_of_a_file_is_printed(
     monkeypatch.setattr(sys, "argv", ["speed", "--table", str(results)])
     speed.main()
     assert capsys.readouterr().out == tables(records) + "\n"
+    begin, end = markers("speed")
+    document = tmp_path / "README.md"
+    document.write_text(f"Before.\n{begin}\nold\n{end}\n")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--write", str(document)])
+    speed.main()
+    assert document.read_text() == f"Before.\n{begin}\n{tables(records)}\n{end}\n"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from benchmarks.document import markers, with_tables
 from benchmarks.figures import Figures
 from benchmarks.groups import GROUPS
 from benchmarks.records import append_record
-from benchmarks.tables import BEGIN, END, all_tables, averages, clean_table, details, f1_per_cell, with_tables
+from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell
 
 SQUARE = "a2o/white_square/1/0.1"
+BEGIN, END = markers("tables")
 PUBLISHED = {("cifar10", SQUARE, "VBD"): {0: 97.0, 1: 98.0}, ("cifar10", SQUARE, "ABL"): {0: 84.0}}
 
 
@@ -131,7 +133,7 @@ def test_tables_go_between_the_markers_and_nowhere_else(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("document", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
 def test_a_document_without_its_markers_is_refused(document: str) -> None:
     with pytest.raises(ValueError, match="once each"):
-        with_tables(document, "| x |")
+        with_tables(document, "| x |", "tables")
 
 
 def test_a_missing_file_is_told_of(
