@@ -22,6 +22,8 @@ import yaml
 
 from vbdguard.receipt import Receipt
 from vbdguard.report import ScanReport
+from vbdguard.sources.folder import IMAGE_SUFFIXES, MORE_SUFFIXES
+from vbdguard.sources.kinds import SUFFIXES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOOKS = {hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
@@ -156,6 +158,16 @@ def test_the_scan_hook_renews_the_receipt_when_asked_for(
     call("git", "add", "-A", cwd=scratch)
     done = call("pre-commit", "run", "--hook-stage", "manual", "--all-files", cwd=scratch)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_suffix_of_data_calls_the_hooks_in_either_case(hook: str) -> None:
+    files = re.compile(HOOKS[hook]["files"])
+    suffixes = [*(suffix for kind in SUFFIXES.values() for suffix in kind), *IMAGE_SUFFIXES, *MORE_SUFFIXES]
+    missed = [name for suffix in suffixes for name in (suffix, suffix.upper()) if not files.search(f"data/a{name}")]
+    assert missed == []
+    assert not files.search("notes.txt")
+    assert not files.search("data/npz")
 
 
 def test_the_scan_does_not_run_at_each_commit() -> None:
