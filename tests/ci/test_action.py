@@ -223,6 +223,22 @@ def test_the_light_installation_is_that_of_the_hook() -> None:
     assert " ".join(packages[1:]) in (ROOT / "docs" / "ci" / "gitlab.yml").read_text()
 
 
+def test_the_light_installation_reads_parquet_where_the_extras_name_it(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    python = binaries / "python"
+    # Makes "an environment" that holds itself, and says what it is to install.
+    python.write_text('#!/bin/bash\nif [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/"; else echo "$@"; fi\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
+    for extras, last in (("", "numpy"), ("parquet", "pyarrow"), ("s3, parquet", "pyarrow")):
+        runner.inputs |= {"mode": "verify", "extras": extras}
+        assert runner.run("Install vbdguard") == 0
+        assert runner.log.split()[-1] == last
+
+
 @pytest.mark.skipif(os.environ.get("VBDGUARD_TEST_NETWORK", "") in ("", "0"), reason="set VBDGUARD_TEST_NETWORK=1")
 def test_the_light_installation_verifies(runner: Runner, known_data: MakeData) -> None:
     report = known_data("workspace/data")

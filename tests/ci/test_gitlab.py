@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from vbdguard.baseline import Baseline
+from vbdguard.findings import findings_of
 from vbdguard.receipt import Receipt
 from vbdguard.report import ScanReport
 
@@ -78,6 +80,31 @@ def test_verify_fails_on_changed_data_by_name(project: Path, known_data: MakeDat
     done = run("vbdguard-verify", project)
     assert done.returncode == 2
     assert "changed     train-000003.tar" in done.stdout
+
+
+def test_what_is_accepted_passes_both_jobs(project: Path, known_data: MakeData) -> None:
+    report = known_data("project/data/train", POISON)
+    Receipt.of(report, project / "vbdguard.lock").write(project / "vbdguard.lock")
+    assert run("vbdguard-verify", project).returncode == 1
+    Baseline.empty().updated(findings_of(report), reason="a drill", expires=None).write(project / "accepted findings.json")
+    for job in ("vbdguard-scan", "vbdguard-verify"):
+        done = run(job, project, VBDGUARD_BASELINE="accepted findings.json")
+        assert done.returncode == 0, done.stdout
+
+
+def test_data_in_parquet_bring_what_reads_them(project: Path) -> None:
+    lines = JOBS["vbdguard-verify"]["script"]
+    choosing, installing = (next(line for line in lines if word in line) for word in ("case ", "pip install"))
+    for extras, packages in (("", "numpy"), ("parquet", "numpy pyarrow"), ("s3,parquet", "numpy pyarrow")):
+        script = f"{choosing}\necho {installing}"
+        done = subprocess.run(
+            ["bash", "-euc", script],
+            env={"VBDGUARD_EXTRAS": extras, "VBDGUARD_PACKAGE": "./vbdguard"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip().endswith(packages)
 
 
 def test_variables_choose_the_data(project: Path, known_data: MakeData) -> None:
