@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vbdguard.escaping import printable
-from vbdguard.wording import seconds_words
+from vbdguard.wording import count_words, seconds_words
 
 from .scan_options import scan_config
 
@@ -43,11 +43,11 @@ def lines(found: Estimate) -> list[str]:
     size = "" if found.source_bytes is None else f" of {_range(found.source_bytes, byte_words)} together"
     judging, memory = found.judging_seconds, found.memory_bytes
     return [
-        f"Data     {found.shards:,} shards{size}, {_range(found.samples, '{:,}'.format)} samples, "
+        f"Data     {count_words(found.shards, 'shard')}{size}, {_range(found.samples, '{:,}'.format)} samples, "
         f"scanned at {height} x {width}",
         f"Reading  {_range(found.reading_seconds, seconds_words)}",
         f"Judging  {'not measured' if judging is None else _range(judging, seconds_words)}",
-        f"Memory   {'not measured' if memory is None else _range(memory, byte_words)} at the peak",
+        f"Memory   {'not measured' if memory is None else _range(memory, byte_words)} at the peak, all processes together",
         f"Disk     {_range(found.disk_bytes, byte_words)} in the cache",
         f"Estimated from {found.looked_at:,} samples of this data, and from figures of two cores without a GPU;",
         "what the cache holds already is not read again. Nothing was scanned.",

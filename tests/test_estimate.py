@@ -83,9 +83,25 @@ def test_a_folder_of_images_counts_its_files(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(number))
     found = estimate(str(tmp_path / "images"), ONE)
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.png"))
+    assert (found.samples, found.source_bytes) == ((30, 30), (size, size))
+    assert not any("extrapolated" in note for note in found.notes)  # each of them was looked at
+
+
+def test_a_folder_that_is_too_large_to_look_at_whole_is_extrapolated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "PROBED_SAMPLES", 5)
+    monkeypatch.setattr(ScanConfig, "reading_limits", None)  # in this process, where the line above holds
+    for number in range(30):
+        path = tmp_path / "images" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number))
+    found = estimate(str(tmp_path / "images"), ONE)
     assert found.samples == (30, 30)
     assert found.source_bytes is not None
     assert holds(found.source_bytes, sum(path.stat().st_size for path in tmp_path.rglob("*.png")))
+    assert "the sizes of some shards are extrapolated" in found.notes
 
 
 def test_a_size_that_is_named_counts(write: Write) -> None:

@@ -161,6 +161,9 @@ def _source_bytes(shards: Sequence[Shard], looks: Sequence[ShardLook]) -> tuple[
     seen = [look for look in looks if look.samples]
     if files is None or not seen:
         return None, True
+    if sum(look.samples for look in looks) == files:
+        seen_bytes = sum(look.image_bytes for look in looks)
+        return (seen_bytes, seen_bytes), True
     means = [look.image_bytes / look.samples for look in seen]
     return _whole((files * min(means), files * max(means))), False
 

@@ -31,6 +31,11 @@ def test_an_estimate_is_told_in_words(data: Path) -> None:
     assert "Nothing was scanned" in done.stdout
 
 
+def test_one_shard_is_a_shard(data: Path) -> None:
+    done = CliRunner().invoke(main, ["scan", str(data / "train-000000.tar"), "--dry-run"])
+    assert "Data     1 shard of" in done.stdout
+
+
 def test_an_estimate_goes_to_a_program_as_json(data: Path) -> None:
     done = CliRunner().invoke(main, ["scan", str(data), "--dry-run", "--format", "json", "--jobs", "1"])
     assert done.exit_code == 0

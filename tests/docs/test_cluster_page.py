@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,7 @@ def run(known_data: Callable[..., ScanReport], tmp_path: Path) -> Callable[..., 
     """Run a script of the page on the reader's own data, where it names others; his cache is that of the test."""
     known_data("reader/shards")
 
-    def script(text: str, **environ: str) -> None:
+    def script(text: str, *, code: int = 0, **environ: str) -> None:
         here = {
             "s3://bucket/train/": "shards/",
             "/data/train/": "shards/",
@@ -31,7 +33,7 @@ def run(known_data: Callable[..., ScanReport], tmp_path: Path) -> Callable[..., 
             "--jobs 8": "--jobs 1",
             "/32": "/2",
             "/scratch/$USER": str(tmp_path),
-            "--partial /parts": f"--partial {tmp_path}/parts",
+            "part=/parts": f"part={tmp_path}/parts",
         }
         for there, mine in here.items():
             text = text.replace(there, mine)
@@ -44,7 +46,7 @@ def run(known_data: Callable[..., ScanReport], tmp_path: Path) -> Callable[..., 
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
 
     return script
 
@@ -61,7 +63,8 @@ def test_the_slurm_script_reads_its_share(run: Callable[..., None], tmp_path: Pa
     assert merged(tmp_path / "parts") == 0
 
 
-def test_the_kubernetes_job_reads_its_share(run: Callable[..., None], tmp_path: Path) -> None:
+@pytest.fixture
+def kubernetes_script(tmp_path: Path) -> str:
     (tmp_path / "parts").mkdir()  # the volume
     job = yaml.safe_load((CI / "kubernetes.yaml").read_text())
     spec = job["spec"]
@@ -69,6 +72,36 @@ def test_the_kubernetes_job_reads_its_share(run: Callable[..., None], tmp_path: 
     assert container["command"] == ["sh", "-c"]
     assert f"/{spec['completions']} " in container["args"][0]
     assert spec["completionMode"] == "Indexed"  # or there is no index to read
+    return str(container["args"][0])
+
+
+def test_the_kubernetes_job_reads_its_share(
+    run: Callable[..., None], kubernetes_script: str, tmp_path: Path
+) -> None:
     for index in (0, 1):
-        run(container["args"][0], JOB_COMPLETION_INDEX=str(index))
+        run(kubernetes_script, JOB_COMPLETION_INDEX=str(index))
     assert merged(tmp_path / "parts") == 0
+
+
+def test_a_kubernetes_job_succeeds_by_its_file_alone(
+    run: Callable[..., None], kubernetes_script: str, tmp_path: Path
+) -> None:
+    part = tmp_path / "parts" / "0"
+    (tmp_path / "reader" / "shards" / "train-000000.tar").write_bytes(b"no tar")
+    run(kubernetes_script, JOB_COMPLETION_INDEX="0")
+    assert part.is_file()
+    shutil.rmtree(tmp_path / "reader" / "shards")
+    run(kubernetes_script, code=2, JOB_COMPLETION_INDEX="0")
+    assert not part.exists()
+
+
+def test_jobs_have_the_memory_that_their_processes_may_take() -> None:
+    job = yaml.safe_load((CI / "kubernetes.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    slurm = (CI / "slurm_read.sh").read_text()
+    asked = re.search(r"--mem=(\S+)", slurm)
+    assert asked is not None
+    for script, room in ((slurm, asked[1]), (container["args"][0], container["resources"]["limits"]["memory"])):
+        numbers = re.search(r"--jobs (\d+) --worker-memory (\d+)", script)
+        assert numbers is not None
+        assert int(numbers[1]) * int(numbers[2]) < int(room.rstrip("Gi")) * 1024

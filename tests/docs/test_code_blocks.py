@@ -132,7 +132,11 @@ def test_settings_on_a_page_are_known_settings(page: str, tmp_path: Path) -> Non
             assert read_settings(path).values
 
 
-SCHEMAS = {".github/workflows/data.yml": "vendor.github-workflows", ".gitlab-ci.yml": "vendor.gitlab-ci"}
+SCHEMAS = {
+    ".github/workflows/data.yml": "vendor.github-workflows",
+    ".github/workflows/scan.yml": "vendor.github-workflows",
+    ".gitlab-ci.yml": "vendor.gitlab-ci",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
