@@ -1,4 +1,4 @@
-"""The options that decide on the exit code, for `scan` and `verify`."""
+"""The options that decide on the exit code, for `scan`, `merge` and `verify`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out of a report: files in any format, one of them on stdout, or text; for `scan` and `report`."""
+"""What comes out of a report: files in any format, one of them on stdout, or text; for `scan`, `merge` and `report`."""
 
 from __future__ import annotations
 
