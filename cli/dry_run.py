@@ -47,7 +47,8 @@ def lines(found: Estimate) -> list[str]:
         f"scanned at {height} x {width}",
         f"Reading  {_range(found.reading_seconds, seconds_words)}",
         f"Judging  {'not measured' if judging is None else _range(judging, seconds_words)}",
-        f"Memory   {'not measured' if memory is None else _range(memory, byte_words)} at the peak, all processes together",
+        f"Memory   {'not measured' if memory is None else _range(memory, byte_words)} at the peak, "
+        "all processes together",
         f"Disk     {_range(found.disk_bytes, byte_words)} in the cache",
         f"Estimated from {found.looked_at:,} samples of this data, and from figures of two cores without a GPU;",
         "what the cache holds already is not read again. Nothing was scanned.",

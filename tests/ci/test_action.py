@@ -230,7 +230,9 @@ def test_the_light_installation_reads_parquet_where_the_extras_name_it(
     binaries.mkdir()
     python = binaries / "python"
     # Makes "an environment" that holds itself, and says what it is to install.
-    python.write_text('#!/bin/bash\nif [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/"; else echo "$@"; fi\n')
+    python.write_text(
+        '#!/bin/bash\nif [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/"; else echo "$@"; fi\n'
+    )
     python.chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     for extras, last in (("", "numpy"), ("parquet", "pyarrow"), ("s3, parquet", "pyarrow")):

@@ -86,7 +86,9 @@ def test_what_is_accepted_passes_both_jobs(project: Path, known_data: MakeData) 
     report = known_data("project/data/train", POISON)
     Receipt.of(report, project / "vbdguard.lock").write(project / "vbdguard.lock")
     assert run("vbdguard-verify", project).returncode == 1
-    Baseline.empty().updated(findings_of(report), reason="a drill", expires=None).write(project / "accepted findings.json")
+    Baseline.empty().updated(findings_of(report), reason="a drill", expires=None).write(
+        project / "accepted findings.json"
+    )
     for job in ("vbdguard-scan", "vbdguard-verify"):
         done = run(job, project, VBDGUARD_BASELINE="accepted findings.json")
         assert done.returncode == 0, done.stdout

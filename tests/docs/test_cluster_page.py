@@ -75,9 +75,7 @@ def kubernetes_script(tmp_path: Path) -> str:
     return str(container["args"][0])
 
 
-def test_the_kubernetes_job_reads_its_share(
-    run: Callable[..., None], kubernetes_script: str, tmp_path: Path
-) -> None:
+def test_the_kubernetes_job_reads_its_share(run: Callable[..., None], kubernetes_script: str, tmp_path: Path) -> None:
     for index in (0, 1):
         run(kubernetes_script, JOB_COMPLETION_INDEX=str(index))
     assert merged(tmp_path / "parts") == 0

@@ -100,8 +100,8 @@ class Population:
         """Return the indices of the samples to learn from, int64 (n,), ascending.
 
         Classes up to the cap are taken whole; of larger ones that many samples are drawn. The draw hangs on the data
-        and on the seed alone: an attacker who knows only part of the data cannot foresee it, one who knows all of it and
-        the seed can.
+        and on the seed alone: an attacker who knows only part of the data cannot foresee it, one who knows all of it
+        and the seed can.
 
         Args:
             config: the caps.
