@@ -43,9 +43,23 @@ def saved_report(path: Path | None) -> ScanReport | None:
     """
     if path is None:
         return None
+    return report_from(path.read_bytes(), str(path))
+
+
+def report_from(content: bytes, name: str) -> ScanReport:
+    """Return the report that the bytes of a file hold.
+
+    Raises:
+        ReportError: if they hold none; it names the file.
+    """
     from vbdguard.report import ScanReport
 
     try:
-        return ScanReport.from_json(path.read_text("utf-8"))
-    except (ReportError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: {error}") from error
+        return ScanReport.from_json(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ReportError(
+            f"{name}: expected a vbdguard report as JSON, got something that is no text; "
+            "name a file that `vbdguard scan -o FILE.json` wrote"
+        ) from error
+    except ReportError as error:
+        raise ReportError(f"{name}: {error}") from error

@@ -10,6 +10,7 @@ import click
 
 from vbdguard.escaping import printable
 
+from .gate_options import read_baseline
 from .settings_option import settings_option
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def baseline() -> None:
     """
 
 
-@baseline.command()
+@baseline.command(short_help="Accept all findings of a saved report.")
 @click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_file
 @settings_option
@@ -62,7 +63,7 @@ def update(report: Path, baseline: Path, reason: str | None, expires: datetime |
     \b
     Examples:
       vbdguard baseline update report.json --reason "our own watermark"
-      vbdguard baseline update report.json --reason "being cleaned" --expires 2027-03-31
+      vbdguard baseline update report.json --reason cleaning --expires 2027-03-31
       vbdguard baseline update report.json    only take out what was mended
     """
     from vbdguard.baseline import Baseline
@@ -88,9 +89,7 @@ def update(report: Path, baseline: Path, reason: str | None, expires: datetime |
 @settings_option
 def show(baseline: Path) -> None:
     """Show what is accepted, why, and until when."""
-    from vbdguard.baseline import Baseline
-
-    entries = Baseline.read(baseline).findings
+    entries = read_baseline(baseline).findings
     if not entries:
         click.echo(f"{printable(str(baseline))} accepts nothing")
     for entry in entries:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     },
     short_help="Write a copy without the poison, and a quarantine.",
 )
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
+@click.argument("sources", metavar="SOURCE...", nargs=-1, type=click.Path())
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option(
     "--policy",
@@ -71,19 +71,24 @@ def clean(ctx: click.Context, /, sources: tuple[str, ...], dest: Path, **options
     \b
     Examples:
       vbdguard clean shards/ clean/                     WebDataset shards
-      vbdguard clean images/ clean/ --link              one folder per class, hard links instead of copies
+      vbdguard clean images/ clean/ --link              hard links, no copies
       vbdguard clean data.parquet clean/ --dry-run      what would be written
-      vbdguard clean shards/ clean/ --report scan.json  the findings of an earlier scan
+      vbdguard clean shards/ clean/ --report scan.json  by an earlier scan
       vbdguard clean shards/ clean/ --policy relabel    mend the labels instead
 
     \b
     Exit codes:
       0  DEST is written and complete, also where poison was taken out
-      2  could not complete, or something was skipped because it cannot be read (see --allow-skipped),
-         or a class has a trigger and no sample to take out
+      2  could not complete, or something was skipped because it cannot be read
+         (see --allow-skipped), or a class has a trigger and no sample to take out
       3  nothing scannable found
       130  interrupted; run the same command again to go on
     """
+    if not sources:  # click gives a single name to DEST, and would miss SOURCE
+        raise click.UsageError(
+            f"expected SOURCE and DEST, got {dest} alone; "
+            f"name the new folder for the copy too: vbdguard clean {dest} DEST"
+        )
     check_options(options)
     copy = _run(sources, dest, options)
     if options["quiet"]:

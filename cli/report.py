@@ -72,15 +72,11 @@ def _loaded(file: Path) -> ScanReport:
     Raises:
         ReportError: if there is none.
     """
-    from vbdguard.errors import ReportError
-    from vbdguard.report import ScanReport
+    from .at_work import report_from
 
-    is_input = str(file) == "-"
-    content = sys.stdin.buffer.read() if is_input else file.read_bytes()
-    try:
-        return ScanReport.from_json(content.decode("utf-8"))
-    except (ReportError, UnicodeDecodeError) as error:
-        raise ReportError(f"{'standard input' if is_input else file}: {error}") from error
+    if str(file) == "-":
+        return report_from(sys.stdin.buffer.read(), "standard input")
+    return report_from(file.read_bytes(), str(file))
 
 
 def _accepted(report: ScanReport, path: Path | None) -> dict[str, str]:

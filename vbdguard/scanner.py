@@ -214,5 +214,6 @@ def _require_enough(ingested: Ingested, config: ScanConfig) -> None:
     if largest < needed:
         raise NothingToScanError(
             f"expected at least {needed} samples in some class, got {len(ingested.store)} samples in "
-            f"{len(ingested.class_counts)} classes, the largest with {largest}: too few to find a trigger in"
+            f"{len(ingested.class_counts)} classes, the largest with {largest}: too few to find a trigger in; "
+            "scan it together with the rest of the training set"
         )

@@ -121,10 +121,11 @@ def test_names_from_the_data_cannot_steer_the_terminal(tmp_path: Path, report_fl
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("in",), 2, "Missing argument 'SOURCE...'"),
+        ((), 2, "Missing argument 'DEST'"),
+        (("in",), 2, "got in alone; name the new folder for the copy too: vbdguard clean in DEST"),
         (("in", "in"), 2, "apart from the source"),
         (("nowhere", "out"), 2, "nowhere does not exist"),
-        (("in", "out"), 3, "too few to find a trigger in"),
+        (("in", "out"), 3, "too few to find a trigger in; scan it together with the rest of the training set"),
         (("in", "out", "--report", "report.json", "--refresh"), 2, "--refresh scans again"),
         (("in", "out", "--report", "in/train-000000.tar"), 2, "in/train-000000.tar: "),
         (("in", "out", "--quiet", "--verbose"), 2, "contradict each other"),

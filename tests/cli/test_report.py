@@ -137,7 +137,7 @@ def test_what_the_baseline_accepts_is_marked_by_scan_and_report(
         ("", "expected a vbdguard report as JSON"),
         ("[1]", "expected a vbdguard report as a JSON object, got list"),
         ('{"schema_version": 99}', "expected a report with schema_version 1, got 99"),
-        ("\udc80", "'utf-8' codec can't decode"),
+        ("\udc80", "got something that is no text; name a file that `vbdguard scan -o FILE.json` wrote"),
     ],
 )
 def test_what_is_no_report_is_refused(content: str, message: str, tmp_path: Path) -> None:

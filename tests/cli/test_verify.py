@@ -155,6 +155,12 @@ def test_an_update_from_a_clean_report_empties_the_baseline(poisoned: Path, know
     assert "accepts nothing" in run("baseline", "show").stdout
 
 
+def test_a_baseline_that_is_not_there_cannot_be_shown_but_made(poisoned: Path) -> None:
+    result = run("baseline", "show")
+    assert result.exit_code == 2
+    assert "there is no baseline vbdguard-baseline.json; make one from a saved report" in result.stderr
+
+
 def test_a_day_that_has_passed_is_no_expiry(poisoned: Path) -> None:
     result = run("baseline", "update", "report.json", "--reason", "x", "--expires", "2001-01-01")
     assert result.exit_code == 2
