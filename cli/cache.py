@@ -32,7 +32,7 @@ def cache() -> None:
     \b
     Examples:
       vbdguard cache info                    where it is, how large, what is in it
-      vbdguard cache clear --older-than 30d  remove what was written more than 30 days ago
+      vbdguard cache clear --older-than 30d  remove what is older than 30 days
       vbdguard cache clear --yes             remove all of it without asking
       vbdguard cache key shards/             a name for a CI cache of these data
     """
@@ -47,7 +47,7 @@ def info(cache_dir: Path | None, as_json: bool) -> None:
     sys.stdout.write(_as_json(found) if as_json else _as_text(found))
 
 
-@cache.command()
+@cache.command(short_help="Remove cached reports and decoded shards.")
 @_directory
 @click.option(
     "--older-than", metavar="AGE", callback=parse_age, help="Only what was written longer ago, such as 30d, 12h or 2w."
@@ -70,7 +70,7 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
     click.echo(f"Removed {_entries(freed.entries)}, {_size(freed.bytes)}")
 
 
-@cache.command()
+@cache.command(short_help="Print a name for a CI cache of these data.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option("--label-key", metavar="KEY", help="As `vbdguard scan` takes it.")
 @click.option("--folder-rule", type=click.Choice(["torchvision", "huggingface"]), help="Likewise.")

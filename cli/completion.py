@@ -16,7 +16,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     \b
     Examples:
-      vbdguard completion bash > ~/.local/share/bash-completion/completions/vbdguard
+      dir=~/.local/share/bash-completion/completions
+      vbdguard completion bash > $dir/vbdguard
       vbdguard completion zsh > "${fpath[1]}/_vbdguard"
       vbdguard completion fish > ~/.config/fish/completions/vbdguard.fish
       eval "$(vbdguard completion bash)"               for this shell only

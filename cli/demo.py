@@ -71,12 +71,13 @@ def demo(directory: Path | None, seed: int, *, keep: bool, no_color: bool) -> in
     \b
     Examples:
       vbdguard demo
-      vbdguard demo --dir drill      keeps the data: clean/, poisoned/, kept/ and its quarantine
+      vbdguard demo --dir drill      keeps clean/, poisoned/, kept/, quarantine
       vbdguard demo --seed 1         another draw
 
     \b
     Exit codes:
-      0  the trigger was found in the poisoned set and no alarm was raised on the clean one
+      0  the trigger was found in the poisoned set, and no alarm was raised on
+         the clean one
       1  it was not, or there was a false alarm
       2  could not complete
     """

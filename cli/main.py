@@ -123,16 +123,17 @@ def main() -> None:
 
     \b
     Examples:
-      vbdguard demo                                   the whole story, offline, in under two minutes
+      vbdguard demo                                   the whole story, offline
       vbdguard scan shards/                           a folder of WebDataset tars
       vbdguard scan "train-{000000..000009}.tar"      a brace pattern
       vbdguard scan images/                           one folder per class
       vbdguard scan shards/ -o report.html            a page with pictures
       vbdguard scan shards/ --receipt vbdguard.lock   a receipt for the repository
-      vbdguard verify shards/                         are they still the data of the receipt?
+      vbdguard merge part-1 part-2                    what two jobs have read
+      vbdguard verify shards/                         still those of the receipt?
       vbdguard clean shards/ clean/                   a copy without the poison
-      vbdguard train shards/ --output model/          a model trained on what is kept
-      vbdguard poison shards/ drill/ --trigger waves  a poisoned copy, to see that a scan finds it
+      vbdguard train shards/ -o model/                trained on what is kept
+      vbdguard poison shards/ drill/ --trigger waves  does a scan find it?
 
     \b
     Exit codes:

@@ -64,14 +64,15 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
 
     \b
     Built-in triggers:
-      white_square, green_square, white_grid, color_grid   3 x 3 pixels in the bottom-right corner
-      waves                                                as large as the image, for a small blend factor
+      white_square, green_square,  3 x 3 pixels in the bottom-right corner
+      white_grid, color_grid
+      waves                        as large as the image, for small blend factors
 
     \b
     Examples:
       vbdguard poison shards/ drill/ --trigger white_square
       vbdguard poison shards/ drill/ --trigger waves --blend-factor 0.1 --target 3
-      vbdguard poison images/ drill/ --trigger sticker.png --position 4,4 --ratio 0.05
+      vbdguard poison images/ drill/ --trigger a.png --position 4,4 --ratio 0.05
       vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all
     """
     from vbdguard.attacks.copying import PoisonSettings, write_poisoned_copy

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 def scan(ctx: click.Context, /, sources: tuple[str, ...], **options: Any) -> None:
     """Scan image-classification data for backdoor poisoning.
 
-    SOURCE is a tar shard, a brace pattern, a glob, a folder of shards, an image folder with one directory per
-    class, a parquet file, or an fsspec URL; several are scanned as one dataset.
+    SOURCE is a shard (tar, parquet, arrow or npz), a brace pattern, a glob, a folder of shards, an image folder
+    with one directory per class, a manifest (CSV or JSON lines, a column of paths and one of labels), or an fsspec
+    URL; several are scanned as one dataset.
 
     \b
     Examples:

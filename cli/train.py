@@ -136,20 +136,20 @@ def train(ctx: click.Context, /, sources: tuple[str, ...], output: Path, **optio
 
     \b
     Examples:
-      vbdguard train shards/ -o model/                     PreAct-ResNet18 from scratch
-      vbdguard train shards/ -o model/ --model small       minutes on a processor
+      vbdguard train shards/ -o model/                PreAct-ResNet18 from scratch
+      vbdguard train shards/ -o model/ --model small  minutes on a processor
       vbdguard train shards/ -o model/ --test test/ --compare
-                                                           beside a model trained on everything
+                                                      beside one of everything
       vbdguard train shards/ -o mended/ --init bad.safetensors --policy unlearn
-                                                           mend a poisoned model
-      vbdguard train drill/ -o model/ --test test/ --trigger white_square --target 3
-                                                           try the attack of a drill
+                                                      mend a poisoned model
+      vbdguard train drill/ -o model/ --test test/ --trigger waves --target 3
+                                                      try the attack of a drill
 
     \b
     Exit codes:
       0  trained, also where poison was found and kept out
-      2  could not complete, or trained although something could not be read or a class has a trigger and no
-         flagged sample
+      2  could not complete, or trained although something could not be read or
+         a class has a trigger and no flagged sample
       3  nothing scannable found, or nothing left to train on
       130  interrupted; run the same command again to go on
     """

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from vbdguard import __version__
 from vbdguard.cli.main import COMMANDS, CommandTable, main
@@ -108,6 +110,25 @@ def test_every_command_teaches_by_example(name: str) -> None:
     assert result.returncode == 0
     assert f"\n    vbdguard {name}" in result.stdout.split("Options:")[0]
     assert "\\b" not in result.stdout
+
+
+def command_lines(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from command_lines(command, (*words, name))
+        else:
+            yield (*words, name)
+
+
+@pytest.mark.parametrize("words", [*command_lines(main)], ids=" ".join)
+def test_every_line_of_a_help_fits_into_80_columns_and_none_is_cut_off(words: tuple[str, ...]) -> None:
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*words, "--help"], prog_name="vbdguard")
+    assert done.exit_code == 0
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("Usage:")]
+    assert lines
+    assert [line for line in lines if len(line) > 80 or line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("arguments", [("frobnicate",), ("--frobnicate",), ("poison",)])
