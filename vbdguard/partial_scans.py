@@ -154,7 +154,7 @@ def merge(
     require_fit(partials)
     model = partials[paths[0]]
     config = _settings_of(paths[0], model, config, device)
-    kind = wanted_kind(config.device)
+    kind = wanted_kind(config)
     heard = progress or current_listener()
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
         ingested = joined(_placed(partials, cache, heard))

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbdguard import __version__
 from vbdguard.cache import Cache
-from vbdguard.config import ScanConfig
+from vbdguard.config import DirectMethodConfig, ScanConfig
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.progress import Progress, current_listener
@@ -36,6 +36,7 @@ from vbdguard.sources.opening import open_source
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from vbdguard.report import ScanReport
@@ -94,7 +95,7 @@ def scan_with_digests(
     config = config or ScanConfig()
     progress = progress or current_listener()
     start = time.perf_counter()
-    kind = wanted_kind(config.device)
+    kind = wanted_kind(config)
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
         opened = open_source(
             source, label_key=config.label_key, folder_rule=config.folder_rule, run_commands=config.run_commands
@@ -150,18 +151,23 @@ def report_on(
         return report
 
 
-def wanted_kind(device: str) -> str | None:
+def wanted_kind(config: ScanConfig) -> str | None:
     """Return the kind of device whose report is wanted, None where that of any kind will do.
 
     `auto` leaves the choice to us, and findings differ between devices by rounding only: a report that is there
     answers it, whatever computed it, also after a GPU has come or gone. Nor does it need to load torch, which takes
     longer than a cached scan. An accelerator that is named is looked for before anything is read.
     """
-    if device in ("auto", "cpu"):
-        return None if device == "auto" else device
+    if config.device in ("auto", "cpu"):
+        return None if config.device == "auto" else config.device
+    return _device(config).type
+
+
+def _device(config: ScanConfig) -> torch.device:
+    """Return the device that the settings name and their method can use."""
     from vbdguard.method.device import resolve_device
 
-    return resolve_device(device).type
+    return resolve_device(config.device, needs_double=isinstance(config.method, DirectMethodConfig))
 
 
 def _keep(cache: Cache, key: str, report: ScanReport) -> None:
@@ -176,11 +182,10 @@ def _judge(
     ingested: Ingested, config: ScanConfig, *, seconds: dict[str, float], start: float, progress: Progress
 ) -> ScanReport:
     """Return the report of stages 1 to 6 on what was read."""
-    from vbdguard.method.device import resolve_device
     from vbdguard.method.pipeline import detect
     from vbdguard.stored_population import stored_population
 
-    device = resolve_device(config.device)
+    device = _device(config)
     _require_enough(ingested, config)
     population = stored_population(ingested, device)
     detection = detect(population, config.method, seed=config.seed, progress=progress)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.label_check import NO_RATIO, Membership
+from vbdguard.method.label_check import NO_RATIO, ContentRatio, Membership
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.mixture_trace import MixtureTrace
@@ -21,6 +21,7 @@ from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
 CONFIG = DirectMethodConfig()
+RATIO = ContentRatio(np.array([0.5]), np.array([-1.0, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,27 @@ def suspect() -> Suspect:
 
 def fit(flagged: float, p_value: float, *, n: int = 30, is_stranger: bool = False) -> Membership:
     """Between members at 0.7 and strangers at 0.3."""
-    return Membership(flagged, 1 / np.sqrt(12 * n), n, 0.7, 0.3, p_value, is_stranger, NO_RATIO)
+    return Membership(flagged, 1 / np.sqrt(12 * n), n, 0.7, 0.3, p_value, is_stranger, RATIO)
+
+
+UNASKED = Membership(1.0, 1.0, 30, 1.0, 0.0, 1.0, False, NO_RATIO)
+"""Of a class of which too few samples are kept."""
 
 
 def verdicts(suspect: Suspect, fits: list[Membership], kin: int | None = 0) -> list[bool]:
     judged = [(replace(suspect, label=label, kin=kin), found) for label, found in enumerate(fits)]
     return [found.is_stranger for _, found in together(judged, CONFIG, chances=10)]
+
+
+@pytest.mark.parametrize("odd", [UNASKED, fit(0.7, 1.0)], ids=["nobody left to ask", "p of exactly 1"])
+def test_one_class_has_no_veto(suspect: Suspect, odd: Membership) -> None:
+    fits = [fit(0.3, 2e-3) for _ in range(9)]
+    assert verdicts(suspect, [*fits, odd])[:9] == [True] * 9
+
+
+def test_certainty_beside_its_opposite_is_a_number(suspect: Suspect) -> None:
+    fits = [fit(0.3, 0.0) for _ in range(5)]
+    assert verdicts(suspect, [*fits, fit(0.7, 1.0)])[:5] == [True] * 5
 
 
 def test_what_no_class_can_prove_alone_many_prove_together(suspect: Suspect) -> None:

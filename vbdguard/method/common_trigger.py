@@ -120,17 +120,20 @@ def template_scores(template: Template, contrasts: Tensor, natural: Tensor, side
     n_classes, height, width, channels = contrasts.shape
     shift = torch.from_numpy(template.shift).to(contrasts)
     sides = min(side, height), min(side, width)
-    windows = contrasts.unfold(1, sides[0], 1).unfold(2, sides[1], 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
     covariance = natural.clone()
     covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean() + _RIDGE)
-    scores = contrasts.new_zeros(n_classes, height - shift.shape[0] + 1, width - shift.shape[1] + 1)
+    filters = []
     for top, rows, row in _offsets(sides[0], shift.shape[0], height):
         for left, columns, column in _offsets(sides[1], shift.shape[1], width):
             placed = contrasts.new_zeros(*sides, channels)
             placed[top : top + shift.shape[0], left : left + shift.shape[1]] = shift
             weights = torch.linalg.solve(covariance, placed.flatten())
-            found = windows[:, rows, columns] @ weights / (weights @ placed.flatten()).sqrt()
-            scores[:, row, column] = found
+            filters.append((rows, columns, row, column, weights / (weights @ placed.flatten()).sqrt()))
+    scores = contrasts.new_zeros(n_classes, height - shift.shape[0] + 1, width - shift.shape[1] + 1)
+    for contrast, found in zip(contrasts, scores, strict=True):  # all windows at once would take gigabytes
+        windows = contrast.unfold(0, sides[0], 1).unfold(1, sides[1], 1).permute(0, 1, 3, 4, 2).flatten(2)
+        for rows, columns, row, column, weights in filters:
+            found[row, column] = windows[rows, columns] @ weights
     return scores
 
 

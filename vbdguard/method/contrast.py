@@ -60,11 +60,11 @@ class ClassMeans:
         counts = population.labels.bincount(minlength=population.n_classes)
         sums: list[Tensor] = []
         for _, samples in population.chunks():
-            chosen = F.one_hot(samples.labels, samples.n_classes).float().T
             seen = [halved(samples.images, side) for side in sides]
-            # Whole numbers below 2**24: exact in float32, in chunks of any size.
-            added = [(chosen @ images.flatten(1).float()).double().view(-1, *images.shape[1:]) for images in seen]
-            sums = [total + more for total, more in zip(sums, added, strict=True)] if sums else added
+            if not sums:
+                sums = [counts.new_zeros(len(counts), *images.shape[1:], dtype=torch.float64) for images in seen]
+            for total, images in zip(sums, seen, strict=True):
+                total.index_add_(0, samples.labels, images.double())  # whole numbers: exact in any order
         return [cls(counts, total / counts.clamp_min(1).view(-1, 1, 1, 1)) for total in sums]
 
     def without(self, label: int) -> Tensor:
@@ -90,8 +90,10 @@ class ClassMeans:
         As smooth as the means are, so that faint details stand out. What one class bears echoes in the others, weaker
         and with the other sign (see `find_places`). Classes without samples get zeros.
         """
-        contrasts = torch.stack([mean - self.without(label) for label, mean in enumerate(self.means)])
-        return self._of_classes_with_samples(contrasts)
+        counts = self.counts.double().view(-1, 1, 1, 1)
+        n_others = counts.sum() - counts
+        of_others = ((counts * self.means).sum(0) - counts * self.means) / n_others.clamp_min(1)
+        return self._of_classes_with_samples(torch.where(n_others > 0, self.means - of_others, 0.0))
 
     def against_median(self) -> Tensor:
         """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).

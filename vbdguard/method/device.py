@@ -16,23 +16,28 @@ _KEEP = 1 << 30
 _GLIBC_DEFAULT = 128 << 10
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, *, needs_double: bool = False) -> torch.device:
     """Return the device that a setting names; `auto` takes CUDA, then MPS, then the processor.
 
+    Args:
+        name: `auto`, or as torch names devices.
+        needs_double: whether it must compute in float64, which MPS does not.
+
     Raises:
-        ConfigError: if the name is unknown or the device is not there.
+        ConfigError: if the name is unknown, or the device is not there or cannot do it.
     """
+    has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps and not needs_double else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"expected a device such as auto, cpu, cuda or mps, got {name!r}") from error
-    is_there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not is_there.get(device.type, False):
+    n_there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}
+    if (device.index or 0) >= n_there.get(device.type, 0):
         raise ConfigError(f"device {name!r} is not available here; pass --device auto or cpu")
+    if device.type == "mps" and needs_double:
+        raise ConfigError("preset default computes in float64, which mps lacks; pass --device cpu, or --preset paper")
     return device
 
 
@@ -42,11 +47,29 @@ def activation_dtype(device: torch.device) -> torch.dtype:
     Stage 1 on two Zen 4 cores takes half the time in bfloat16; where it is emulated it is slower.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
         has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if has_bfloat16 else torch.float32
     return torch.float32
+
+
+@contextlib.contextmanager
+def usual_torch() -> Iterator[None]:
+    """Compute with torch's own defaults and the same algorithms each time, whatever a training script has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager

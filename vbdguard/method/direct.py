@@ -91,12 +91,18 @@ def _sharp_triggers(
     sharp: dict[int, SharpTrigger] = {}
     kept = (~is_flagged).nonzero().squeeze(1)
     some = kept[:: -(-len(kept) // ENOUGH_TO_SHARPEN)] if accused and len(kept) else kept
-    spread = pixel_spread(samples.images[some]).clamp_min(1.0) if len(some) else torch.ones(samples.image_shape[:2])
+    spread = torch.ones(samples.image_shape[:2], device=samples.device)
+    if len(some):
+        spread = pixel_spread(samples.images[some]).clamp_min(1.0)
     for suspect in sorted((suspect for suspect, _ in accused), key=lambda found: found.gain):
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
             usual = Usual(means.without(suspect.label), spread)
-            sharp[suspect.label] = sharpen_trigger(suspect.trigger, samples.images[flagged], usual)
+            sharp[suspect.label] = (
+                sharpen_trigger(suspect.trigger, samples.images[flagged], usual)
+                if usual.varies_in(suspect.trigger.mask)
+                else SharpTrigger(suspect.trigger, suspect.planted.blend_factor)
+            )
     return dict(sorted(sharp.items()))
 
 
@@ -107,7 +113,8 @@ def _findings(
     artefacts: list[Suspect],
 ) -> tuple[ClassFinding, ...]:
     """Return what is to be said of each class."""
-    p_values = {suspect.label: fit.p_value for suspect, fit in accused}
+    # Of a class with several triggers the clearest is shown.
+    p_values = {suspect.label: fit.p_value for suspect, fit in sorted(accused, key=lambda entry: entry[0].gain)}
     marks = _clearest(artefacts, population)
     return tuple(
         ClassFinding(

@@ -31,6 +31,8 @@ _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
 _SHARE_STEPS = 30
 _PIXEL_NOISE = 4.0
 """Variance, in squared grey levels, that rounding and compression add to any window."""
+_LEAST_SCALE = 0.1
+"""Part of the standard deviation that the robust one counts as, at least; in photographs it is half of it or more."""
 _OPAQUE, _PARTLY = 0.3, 0.6
 """Remaining variance below which a pattern hides what lies beneath, or clearly thins it."""
 _SMOOTH_ROUNDS = 8
@@ -321,7 +323,9 @@ def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
     weights = _numbers(torch.linalg.solve(variation, torch.from_numpy(shift)))
     scores = _numbers(view.others @ torch.from_numpy(weights).to(view.others))
     centre = float(np.median(scores))
-    scale = 1.4826 * float(np.median(np.abs(scores - centre))) + 1e-12
+    # On a constant background most scores are the same, and the median deviation is none.
+    least = _LEAST_SCALE * (float(scores.std()) or float(np.linalg.norm(weights)))
+    scale = max(1.4826 * float(np.median(np.abs(scores - centre))), least) + 1e-12
     usual: Floats = (scores - centre) / scale
     return _Filter(weights / scale, centre / scale, usual)
 
@@ -370,7 +374,9 @@ def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
     among = torch.ones_like(weights) if among is None else among
     carried, rest = weights * among, (1 - weights) * among
     shown = carried @ view.own / carried.sum()
-    spread = _numbers(carried @ (view.own - shown).square() / carried.sum()) / view.covariance.diagonal()
+    variance = view.covariance.diagonal()
+    spread = _numbers(carried @ (view.own - shown).square() / carried.sum()) / variance
+    spread = np.where(variance < 2 * _PIXEL_NOISE, 1.0, spread)  # a constant background cannot vary less than it does
     usual = rest @ view.own / rest.sum() if float(rest.sum()) > _FEWEST_FOR_REST else torch.zeros_like(shown)
     shape = view.background.shape
     return _Seen(
@@ -386,7 +392,7 @@ def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
     lowest = float(seen.remaining.min())
     is_opaque = may_hide and lowest < _OPAQUE
     if may_hide and lowest < _PARTLY:
-        thinned = seen.remaining < (lowest + float(np.median(seen.remaining))) / 2
+        thinned = seen.remaining <= (lowest + float(np.median(seen.remaining))) / 2
         mask = thinned if is_opaque else mask | thinned
     shift = _shift(seen, mask, is_opaque=is_opaque)
     # No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.

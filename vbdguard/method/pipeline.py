@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vbdguard.config import DirectMethodConfig, MethodConfig
 from vbdguard.method.detection import ClassFinding, Detection, StageClock
+from vbdguard.method.device import usual_torch
 from vbdguard.method.direct import detect_direct
 from vbdguard.method.population import Population
 from vbdguard.method.published import detect_as_published
@@ -30,6 +31,7 @@ def detect(
     """
     clock = StageClock(progress or Silent())
     population = Population.of(data) if isinstance(data, Samples) else data
-    if isinstance(config, DirectMethodConfig):
-        return detect_direct(population, config, seed=seed, clock=clock)
-    return detect_as_published(population.whole(), config, seed=seed, clock=clock)
+    with usual_torch():
+        if isinstance(config, DirectMethodConfig):
+            return detect_direct(population, config, seed=seed, clock=clock)
+        return detect_as_published(population.whole(), config, seed=seed, clock=clock)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CHUNK = 256
+_SHORTEST_SIDE = 6
+"""Pixels that no copy of an image goes below: two 3 x 3 convolutions and a pool need them."""
 PIXEL_CENTRE = 128
 """Models see pixel - 128: small whole numbers, which bfloat16 still holds exactly."""
 
@@ -68,8 +70,11 @@ def by_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def halved(images: Tensor, max_side: int) -> Tensor:
-    """Return uint8 (n, H, W, C) images halved until no side is longer than `max_side`."""
-    while max(images.shape[1:3]) > max_side:
+    """Return uint8 (n, H, W, C) images halved until no side is longer than `max_side`, or one would be too short.
+
+    Wide and tall images stay as large as windows and networks need them.
+    """
+    while max(images.shape[1:3]) > max_side and min(images.shape[1:3]) >= 2 * _SHORTEST_SIDE:
         images = F.avg_pool2d(images.permute(0, 3, 1, 2).float(), 2).round().to(torch.uint8).permute(0, 2, 3, 1)
     return images.contiguous()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def side_by_side(
                 results.append(result)
                 listener.advance()
         finally:
-            pool.shutdown(cancel_futures=True)
+            # On Ctrl-C nobody waits for the pieces that are at work.
+            pool.shutdown(wait=sys.exc_info()[0] is None, cancel_futures=True)
             give_back_freed()
     return results
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.blind_models import BlindModels, blind_fits
-from vbdguard.method.label_check import Membership, membership
+from vbdguard.method.label_check import NO_RATIO, Membership, membership
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect
 from vbdguard.progress import Progress
@@ -34,6 +34,8 @@ _HARDLY = 0.1
 _FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
 """How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
 which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
+_P_VALUES = 1e-300, 1 - 1e-9
+"""What a p-value counts as at the ends: exactly 0 or 1 would outweigh all others together."""
 _AS_CLEAR = 0.5
 """Part of the nats per carrier of proven classes from which on another class carries the same."""
 
@@ -220,11 +222,14 @@ def _joint_p_value(kin: Judged) -> float:
     alone = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
     # One class with many carriers must not convict others, in which something innocent looks like its trigger.
     heard = kin if _n_classes(alone) >= _FEWEST_KIN else [entry for entry in kin if not entry[1].is_stranger]
+    heard = [entry for entry in heard if entry[1].content is not NO_RATIO]  # the others could not be asked
     if _n_classes(heard) < _FEWEST_KIN:
         return 1.0
     fits = [fit for _, fit in heard]
     counts = np.array([fit.n_flagged for fit in fits], dtype=np.float64)
-    p_value = float(combine_pvalues([fit.p_value for fit in fits], "stouffer", np.sqrt(counts)).pvalue)
+    p_value = float(
+        combine_pvalues(np.clip([fit.p_value for fit in fits], *_P_VALUES), "stouffer", np.sqrt(counts)).pvalue
+    )
     missing = counts @ [fit.kept - fit.flagged for fit in fits]
     expected = counts @ [fit.kept - fit.if_poisoned for fit in fits]
     log.info("trigger of %d classes: misfit %.2f of what poison has, p %.2g", len(fits), missing / expected, p_value)

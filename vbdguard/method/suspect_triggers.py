@@ -143,6 +143,8 @@ def _suspect_at(
 ) -> Suspect | None:
     """Return what a class carries at a place, if it explains enough."""
     own = samples.members(label)
+    if len(own) < config.mixture.min_carriers:
+        return None
     view = level.view(own, other_samples(samples, label, config, seed), label, window)
     mixture = fit_mixture(view, config.mixture, expected)
     if mixture is None or mixture.gain < level.least_gain(mixture, config):

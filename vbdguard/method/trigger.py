@@ -119,6 +119,10 @@ class Usual:
     spread: Tensor
     """float32 (H, W), at least 1, from `pixel_spread`."""
 
+    def varies_in(self, mask: Tensor) -> bool:
+        """Return whether most pixels of a mask differ between images; where none do, their spread tells nothing."""
+        return bool((self.spread[mask] > 1).float().mean() > 0.5)
+
 
 def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, usual: Usual) -> SharpTrigger:
     """Return the trigger as the flagged samples show it (preset `default`, not in the paper).
@@ -135,7 +139,7 @@ def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, usual: Usual) ->
         The trigger, sharper where the spread parts two kinds of pixels.
     """
     flagged = flagged[:ENOUGH_TO_SHARPEN]
-    remaining = pixel_spread(flagged) / usual.spread
+    remaining = torch.where(usual.spread > 1, pixel_spread(flagged) / usual.spread, 1.0)
     mask = trigger.mask
     if len(flagged) >= _MIN_TO_SHARPEN and remaining.min() <= _MAX_REMAINING:
         mask = remaining < (1 + remaining.min()) / 2
