@@ -90,10 +90,8 @@ class ClassMeans:
         As smooth as the means are, so that faint details stand out. What one class bears echoes in the others, weaker
         and with the other sign (see `find_places`). Classes without samples get zeros.
         """
-        counts = self.counts.double().view(-1, 1, 1, 1)
-        n_others = counts.sum() - counts
-        of_others = ((counts * self.means).sum(0) - counts * self.means) / n_others.clamp_min(1)
-        return self._of_classes_with_samples(torch.where(n_others > 0, self.means - of_others, 0.0))
+        contrasts = torch.stack([mean - self.without(label) for label, mean in enumerate(self.means)])
+        return self._of_classes_with_samples(contrasts)
 
     def against_median(self) -> Tensor:
         """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
