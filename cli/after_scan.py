@@ -30,7 +30,11 @@ def receipt_option(command: Command) -> Command:
 
 
 def report_and_exit(
-    ctx: click.Context, options: dict[str, Any], compute: Callable[[dict[str, Any]], ScanReport]
+    ctx: click.Context,
+    options: dict[str, Any],
+    compute: Callable[[dict[str, Any]], ScanReport],
+    *,
+    is_merged: bool = False,
 ) -> NoReturn:
     """Compute a report, put out all that the options ask for, and end with the exit code.
 
@@ -38,13 +42,14 @@ def report_and_exit(
         ctx: of the command.
         options: its own, with those of output, gate and cache.
         compute: gets the options under which the pixels are kept that the output shows, and returns the report.
+        is_merged: whether it is the report on partial scans, whose pixels the cache keeps apart.
     """
     read_baseline(options["baseline"])  # a slip there should not show after the scan
     with kept_for_images(options) as kept:
         report = compute(kept)
         judgement = _judged(report, options)
         accepted = {finding.digest: acceptance.reason for finding, acceptance in judgement.accepted}
-        extras = extras_for(report, options, accepted=accepted, cache_dir=kept["cache_dir"])
+        extras = extras_for(report, options, accepted=accepted, cache_dir=kept["cache_dir"], is_merged=is_merged)
         write_files(report, options, extras)
         _write_receipt(report, options["receipt"])
         show(report, options, extras)

@@ -67,7 +67,7 @@ def merge(ctx: click.Context, /, files: tuple[Path, ...], **options: Any) -> Non
       130  interrupted
     """
     check_options(options)
-    report_and_exit(ctx, options, lambda kept: _run(files, kept))
+    report_and_exit(ctx, options, lambda kept: _run(files, kept), is_merged=True)
 
 
 def _run(files: tuple[Path, ...], options: dict[str, Any]) -> ScanReport:

@@ -62,7 +62,12 @@ def wants_images(options: Mapping[str, Any]) -> bool:
 
 
 def extras_for(
-    report: ScanReport, options: Mapping[str, Any], *, accepted: Mapping[str, str], cache_dir: Path | None
+    report: ScanReport,
+    options: Mapping[str, Any],
+    *,
+    accepted: Mapping[str, str],
+    cache_dir: Path | None,
+    is_merged: bool = False,
 ) -> Extras:
     """Return what formats may use besides the report.
 
@@ -71,13 +76,15 @@ def extras_for(
         options: of the command.
         accepted: fingerprints of accepted findings, with the reasons.
         cache_dir: the cache that may hold the samples' pixels; None takes the usual one.
+        is_merged: whether they came in partial scans.
     """
     if not wants_images(options) or not report.poisoned_classes:
         return Extras(accepted)
     from vbdguard.cache import Cache
     from vbdguard.ingest.stored_images import find_stored_images
 
-    return Extras(accepted, find_stored_images(report, Cache(cache_dir).store_dir))
+    cache = Cache(cache_dir)
+    return Extras(accepted, find_stored_images(report, (cache.merged if is_merged else cache).store_dir))
 
 
 def write_files(report: ScanReport, options: Mapping[str, Any], extras: Extras) -> None:

@@ -7,7 +7,8 @@
     │                       device that computed it stands beside the key
     ├── segments/<size>-<key>/
     │                       decoded pixels of one shard (written by `vbdguard.ingest.segments`)
-    └── tables/<digest>     which digests pass, for guarded streams (written by `vbdguard.guards.digest_table`)
+    ├── tables/<digest>     which digests pass, for guarded streams (written by `vbdguard.guards.digest_table`)
+    └── merged/             a cache of the same form, for what partial scans hold: no other scan believes those
 
 Entries are named for their content, written once and put in place whole, so no lock is needed and any of
 them may be removed at any time. A cached "clean" is a decision about security: each entry carries its key and
@@ -115,6 +116,15 @@ class Cache:
         """The directory of the guarded streams' digest tables; made by whoever writes the first."""
         return self._tables
 
+    @property
+    def merged(self) -> Cache:
+        """The cache below this one for what came in the files of partial scans.
+
+        Their checksums show damage, but whoever writes them can make them say of any data what he likes; a scan that
+        reads the data itself must never find that in its place.
+        """
+        return Cache(self._merged)
+
     def prepare(self) -> None:
         """Create the directory with its tag, and find out now whether it can be written to.
 
@@ -135,7 +145,7 @@ class Cache:
     def warn_of_strangers(self) -> None:
         """Warn where every user of the machine may write: checksums show damage, but anybody can compute them."""
         is_open = False
-        for place in (self.directory, *self._folders):
+        for place in (self.directory, *self._all_folders):
             with contextlib.suppress(OSError):
                 is_open |= bool(place.stat().st_mode & stat.S_IWOTH)
         if is_open and os.name == "posix":
@@ -247,7 +257,10 @@ class Cache:
         Raises:
             CacheError: if the directory cannot be read.
         """
-        reports, segments, tables = (self._entries(folder) for folder in self._folders)
+        reports, segments, tables = (
+            [*self._entries(own), *self._entries(merged)]
+            for own, merged in zip(self._folders, self._merged_folders, strict=True)
+        )
         written = [entry.written for entry in (*reports, *segments, *tables)]
         return CacheInfo(
             directory=self.directory,
@@ -264,9 +277,9 @@ class Cache:
     def clear(self, older_than: timedelta | None = None) -> Freed:
         """Remove reports, segments and tables, and return what that freed.
 
-        Nothing but `reports/`, `segments/`, `tables/` and the tag is touched, and only in a directory that bears our
-        tag. A symbolic link goes as a link; what it points to stays. A training that runs on a table keeps it, but
-        its new workers stop with an error.
+        Nothing but `reports/`, `segments/`, `tables/`, their like in `merged/` and the tags is touched, and only in a
+        directory that bears our tag. A symbolic link goes as a link; what it points to stays. A training that runs on
+        a table keeps it, but its new workers stop with an error.
 
         Args:
             older_than: remove only entries written longer ago than this; None removes all.
@@ -282,7 +295,7 @@ class Cache:
                 "Check --cache-dir and VBDGUARD_CACHE, or remove the directory yourself"
             )
         limit = None if older_than is None else datetime.now(UTC) - older_than
-        entries = [entry for folder in self._folders for entry in self._entries(folder)]
+        entries = [entry for folder in self._all_folders for entry in self._entries(folder)]
         doomed = [entry for entry in entries if limit is None or entry.written < limit]
         try:
             for entry in doomed:
@@ -310,6 +323,18 @@ class Cache:
         return self._reports, self._segments, self._tables
 
     @property
+    def _merged(self) -> Path:
+        return self.directory / "merged"
+
+    @property
+    def _merged_folders(self) -> tuple[Path, Path, Path]:
+        return self.merged._folders
+
+    @property
+    def _all_folders(self) -> tuple[Path, ...]:
+        return (*self._folders, *self._merged_folders)
+
+    @property
     def _tag(self) -> Path:
         return self.directory / "CACHEDIR.TAG"
 
@@ -323,7 +348,9 @@ class Cache:
             return False
 
     def _take_over(self) -> None:
-        names = {path.name for path in self.directory.iterdir()} - {folder.name for folder in self._folders}
+        names = {path.name for path in self.directory.iterdir()} - {
+            folder.name for folder in (*self._folders, self._merged)
+        }
         foreign = sorted(name for name in names if not name.startswith(".CACHEDIR.TAG."))
         # asked again, since another process may have taken it over just now
         if foreign and not self._is_ours():
@@ -331,8 +358,8 @@ class Cache:
         write_atomically(self._tag, _TAG)
 
     def _entries(self, folder: Path) -> list[_Entry]:
-        """List what lies in one of our folders; one that is a link is somebody else's."""
-        if folder.is_symlink():
+        """List what lies in one of our folders; one that is a link, or lies behind one, is somebody else's."""
+        if folder.is_symlink() or (folder.parent == self._merged and self._merged.is_symlink()):
             return []
         try:
             return [entry for path in sorted(folder.iterdir()) if (entry := _entry(path)) is not None]
@@ -342,11 +369,15 @@ class Cache:
             raise self._unusable(error) from error
 
     def _remove_frame(self) -> None:
+        if self._merged.is_dir() and not self._merged.is_symlink() and self.merged._is_ours():
+            self.merged._remove_frame()
+            if not any(self._merged.iterdir()):
+                self._merged.rmdir()
         for folder in self._folders:
             # a scan may have written meanwhile: an entry that is newer than our list stays
             if not folder.is_symlink() and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        if not any(folder.exists() for folder in self._folders):
+        if not any(folder.exists() for folder in (*self._folders, self._merged)):
             self._tag.unlink(missing_ok=True)
 
     def _unusable(self, error: object) -> CacheError:

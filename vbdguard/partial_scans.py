@@ -20,7 +20,14 @@ from vbdguard.config import ScanConfig
 from vbdguard.errors import PartialError, SourceError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.fitting_together import require_fit
-from vbdguard.ingest.partial import Partial, partial_shards, place_segments, read_partial, write_partial
+from vbdguard.ingest.partial import (
+    Partial,
+    believed_digest,
+    partial_shards,
+    place_segments,
+    read_partial,
+    write_partial,
+)
 from vbdguard.ingest.reader import engine_for, joined, left_out
 from vbdguard.ingest.shard_pass import ReadSource, read_shards
 from vbdguard.ingest.shares import Share
@@ -157,8 +164,10 @@ def merge(
     kind = wanted_kind(config)
     heard = progress or current_listener()
     with opened_cache(cache_dir, use_cache=use_cache) as cache:
-        ingested = joined(_placed(partials, cache, heard))
-        return report_on(ingested, config, cache, kind=kind, start=start, refresh=refresh, progress=heard)
+        cache.merged.prepare()
+        read = _placed(partials, cache, heard)
+        ingested = replace(joined(read), believed=believed_digest(list(partials.values()), cache.merged.store_dir))
+        return report_on(ingested, config, cache.merged, kind=kind, start=start, refresh=refresh, progress=heard)
 
 
 def _settings_of(path: Path, partial: Partial, config: ScanConfig | None, device: str) -> ScanConfig:
@@ -178,16 +187,18 @@ def _settings_of(path: Path, partial: Partial, config: ScanConfig | None, device
 
 
 def _placed(partials: Mapping[Path, Partial], cache: Cache, progress: Progress) -> ReadSource:
-    """Return the whole source, the segments of all its shards standing in the cache."""
+    """Return the whole source, the segments of all its shards standing in the cache of partial scans."""
+    store_dir = cache.merged.store_dir
     model = next(iter(partials.values()))
     progress.begin("ingest", len(model.listing))
     try:
-        with staging_area(cache.store_dir) as staging:
+        with staging_area(store_dir) as staging:
             for path, partial in partials.items():
-                for _ in place_segments(path, partial, store_dir=cache.store_dir, staging=staging):
+                own = cache.store_dir
+                for _ in place_segments(path, partial, store_dir=store_dir, staging=staging, own_store=own):
                     progress.advance()
     finally:
         progress.end()
-    sources = [partial.read_source(cache.store_dir) for partial in partials.values()]
+    sources = [partial.read_source(store_dir) for partial in partials.values()]
     by_name = {shard.name: shard for source in sources for shard in source.shards}
     return replace(sources[0], shards=tuple(by_name[name] for name in model.listing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from small_scans import SMALL_DEFAULT
 
 from vbdguard.attacks.poison import poison_arrays
@@ -20,6 +22,7 @@ from vbdguard.cli.demo_data import DemoSet
 from vbdguard.config import ScanConfig
 from vbdguard.engines.ray_tasks import RayTasks
 from vbdguard.ingest import shard_pass
+from vbdguard.ingest.partial import read_partial, write_partial
 from vbdguard.partial_scans import merge, scan_share
 from vbdguard.progress import Silent
 from vbdguard.report import ScanReport
@@ -180,3 +183,41 @@ def test_nodes_that_do_not_see_the_store_hand_over_what_they_read(
     assert timeless(scan(str(data), RAY, cache_dir=tmp_path)) == expected
     after = segments(tmp_path)
     assert {name for name in after if after[name] != before[name]} == {damaged.parent.name}
+
+
+def forged(file: Path, honest_cache: Path, target: Path) -> Path:
+    """Write a partial scan of the same data whose pixels show no trigger, with every digest and checksum in order."""
+    store = target.with_name("forger")
+    shutil.copytree(honest_cache / "segments", store / "segments")
+    for segment in (store / "segments").iterdir():
+        pixels = np.load(segment / "pixels.npy")
+        pixels[:, -3:, -3:] = pixels[:, 4:7, 4:7]
+        np.save(segment / "pixels.npy", pixels)
+        body = json.loads((segment / "samples.json").read_bytes())["body"]
+        body["checksums"]["pixels.npy"] = blake3((segment / "pixels.npy").read_bytes()).hexdigest()
+        checksum = blake3(json.dumps([segment.name, body], sort_keys=True).encode()).hexdigest()
+        (segment / "samples.json").write_text(json.dumps({"checksum": checksum, "body": body}))
+    write_partial(target, read_partial(file), store)
+    return target
+
+
+def test_a_forged_partial_scan_fools_its_own_merge_and_nobody_else(
+    data: Path, shares: Share, expected: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "shared"
+    (honest,) = shares("1/1")
+    scan(str(data), SMALL_DEFAULT, cache_dir=tmp_path / "honest")
+    bad = forged(honest, tmp_path / "honest", tmp_path / "forged")
+    assert merge([bad], SMALL_DEFAULT, cache_dir=cache).verdict == "clean"
+    assert timeless(merge([honest], SMALL_DEFAULT, cache_dir=cache)) == expected
+    assert timeless(scan(str(data), SMALL_DEFAULT, cache_dir=cache)) == expected
+    # What this machine has read itself counts for more than any file.
+    assert timeless(merge([bad], SMALL_DEFAULT, cache_dir=cache)) == expected
+
+
+def test_a_second_merge_answers_from_the_cache(shares: Share, expected: str, tmp_path: Path) -> None:
+    files = shares("1/2", "2/2")
+    assert not merge(files, SMALL_DEFAULT, cache_dir=tmp_path / "c").from_cache
+    again = merge(files, SMALL_DEFAULT, cache_dir=tmp_path / "c")
+    assert again.from_cache
+    assert timeless(again) == expected

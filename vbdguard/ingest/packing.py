@@ -14,7 +14,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from vbdguard.ingest.segments import DamagedSegmentError, load_segment, move, sync, writing
+from vbdguard.ingest.segments import DamagedSegmentError, load_segment, move, remove_segment, sync, writing
 
 SEGMENT_FILES = ("pixels.npy", "digests.npy", "samples.json")
 _NAME = re.compile(r"([0-9a-f]{1,16}-)?[0-9a-f]{64}")
@@ -36,6 +36,36 @@ def pack_segment(path: Path) -> PackedSegment:
         OSError: if it cannot be read.
     """
     return PackedSegment(path.name, {name: np.fromfile(path / name, np.uint8) for name in SEGMENT_FILES})
+
+
+def link_segment(source: Path, target: Path, *, staging: Path, image_size: tuple[int, int]) -> bool:
+    """Let a segment of one store stand in another as well, its files shared; return whether it stands there.
+
+    Args:
+        source: the segment; one that is missing or damaged is left alone.
+        target: its place in the other store.
+        staging: a folder beside that store's segments.
+        image_size: canonical height and width that it was made for.
+
+    Raises:
+        CacheError: if the other store cannot be written.
+    """
+    folder = staging / uuid4().hex / source.name
+    try:
+        if not source.is_dir():
+            return False
+        folder.mkdir(parents=True)
+        for name in SEGMENT_FILES:
+            (folder / name).hardlink_to(source / name)
+        if load_segment(folder, image_size) is None:
+            return False
+        remove_segment(target)
+    except (OSError, NotImplementedError, DamagedSegmentError):  # another file system, or nothing that can be used
+        return False
+    with writing(target):
+        target.parent.mkdir(exist_ok=True)
+        move(folder, target)
+    return True
 
 
 def is_segment_name(name: str) -> bool:

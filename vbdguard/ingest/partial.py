@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from vbdguard.atomic import replacing
 from vbdguard.errors import PartialError
-from vbdguard.ingest.packing import SEGMENT_FILES, is_segment_name, place_segment
+from vbdguard.ingest.digest import sequence_digest
+from vbdguard.ingest.packing import SEGMENT_FILES, is_segment_name, link_segment, place_segment
 from vbdguard.ingest.segments import DamagedSegmentError, load_segment, remove_segment
 from vbdguard.ingest.shard_pass import ReadShard, ReadSource
 from vbdguard.ingest.shards import ShardOutcome
@@ -32,6 +33,8 @@ from vbdguard.typed_json import MismatchError, rebuild
 
 FORMAT, FORMAT_VERSION = "vbdguard partial scan", "1"
 _MANIFEST = "manifest"
+_CHECKSUMS = "samples.json"
+"""The file of a segment that has the checksums of the others in it."""
 _PIECE = 8 << 20
 _MAX_HEADER = 100_000_000
 """Bytes that readers of safetensors take for the header: about 150,000 shards."""
@@ -56,6 +59,7 @@ class PartialShard:
     def __post_init__(self) -> None:
         if self.segment is not None and not is_segment_name(self.segment):
             raise ValueError(f"expected the name of a segment, got {self.segment!r}")
+        bytes.fromhex(self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class Partial:
         known, held = set(self.listing), [shard.name for shard in self.shards]
         if len(known) != len(self.listing) or len(set(held)) != len(held) or not known.issuperset(held):
             raise ValueError("expected each of its shards once, and in the listing once")
+        for number in self.class_names or ():
+            int(number)
 
     def read_source(self, store_dir: Path) -> ReadSource:
         """Return what the job had, its segments taken to stand in a store."""
@@ -181,16 +187,19 @@ def read_partial(path: Path) -> Partial:
             raise PartialError(f"{path}: expected the manifest of a partial scan: {error}; make it anew") from error
 
 
-def place_segments(path: Path, partial: Partial, *, store_dir: Path, staging: Path) -> Iterator[str]:
+def place_segments(
+    path: Path, partial: Partial, *, store_dir: Path, staging: Path, own_store: Path | None = None
+) -> Iterator[str]:
     """Put the segments of a partial scan into a store, and yield the name of each shard as it is done.
 
-    Segments that stand there already and are sound stay.
+    Those that stand there already, sound and the same, stay.
 
     Args:
         path: the file.
         partial: its manifest.
-        store_dir: the store.
+        store_dir: the store, of nothing but partial scans.
         staging: its staging area.
+        own_store: a store of segments that were read from the data themselves; those count for more than the file's.
 
     Raises:
         PartialError: if the file is damaged.
@@ -198,26 +207,58 @@ def place_segments(path: Path, partial: Partial, *, store_dir: Path, staging: Pa
     """
     with _opened(path) as file:
         for shard in partial.shards:
-            if shard.segment is not None and not _stands(store_dir / "segments" / shard.segment, partial.image_size):
+            if shard.segment is not None:
                 try:
-                    place_segment(
-                        shard.segment,
-                        {name: _pieces(file, f"{shard.segment}/{name}") for name in SEGMENT_FILES},
-                        store_dir=store_dir,
-                        staging=staging,
-                        image_size=partial.image_size,
-                    )
+                    _place(shard.segment, file, partial.image_size, store_dir, staging, own_store)
                 except DamagedSegmentError as error:
                     raise PartialError(f"{path}: {shard.name} is damaged: {error}; make it anew") from error
             yield shard.name
 
 
-def _stands(segment: Path, image_size: tuple[int, int]) -> bool:
+def _place(
+    name: str, file: Any, image_size: tuple[int, int], store_dir: Path, staging: Path, own_store: Path | None
+) -> None:
+    target = store_dir / "segments" / name
+    own = None if own_store is None else own_store / "segments" / name
+    if own is not None and link_segment(own, target, staging=staging, image_size=image_size):
+        return
+    files = {inner: _Piecewise(file, f"{name}/{inner}") for inner in SEGMENT_FILES}
+    if not _stands(target, files, image_size):
+        place_segment(name, files, store_dir=store_dir, staging=staging, image_size=image_size)
+
+
+def believed_digest(partials: Sequence[Partial], store_dir: Path) -> str:
+    """Return the hex digest of what the segments of partial scans say, pixels included, in the order of their names.
+
+    Raises:
+        OSError: if one has gone from the store.
+    """
+    names = sorted({shard.segment for partial in partials for shard in partial.shards if shard.segment is not None})
+    return sequence_digest((store_dir / "segments" / name / _CHECKSUMS).read_bytes() for name in names)
+
+
+def _stands(segment: Path, files: Mapping[str, Iterable[NDArray[np.uint8]]], image_size: tuple[int, int]) -> bool:
+    """Return whether a segment stands in the store, sound and the same; what is neither is removed."""
     try:
-        return load_segment(segment, image_size) is not None
+        if load_segment(segment, image_size) is None:
+            return False
+        if (segment / _CHECKSUMS).read_bytes() == b"".join(piece.tobytes() for piece in files[_CHECKSUMS]):
+            return True
     except DamagedSegmentError:
-        remove_segment(segment)
-        return False
+        pass
+    remove_segment(segment)
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Piecewise:
+    """A tensor of the file, read anew and piece by piece whenever it is gone through."""
+
+    file: Any
+    name: str
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return _pieces(self.file, self.name)
 
 
 def _pieces(file: Any, name: str) -> Iterator[NDArray[np.uint8]]:

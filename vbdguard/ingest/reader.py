@@ -43,6 +43,8 @@ class Ingested:
     """Sorted by key."""
     exif_rules: tuple[ExifRule, ...] = ("stored",)
     """Those of the source's shards, sorted."""
+    believed: str = ""
+    """Hex digest of what was not read here but taken from partial scans, pixels included; empty for other sources."""
 
     @property
     def status(self) -> Status:
@@ -61,7 +63,8 @@ class Ingested:
         The dataset's digest does not tell: it names the data, whoever may be able to decode how much of them.
         """
         seen = json.dumps([decoder_id(), self.exif_rules, self.store.image_shape, self.store.class_labels])
-        return sequence_digest([seen.encode(), self.store.digests.tobytes()])
+        parts = [seen.encode(), self.store.digests.tobytes()]
+        return sequence_digest([*parts, self.believed.encode()] if self.believed else parts)
 
 
 def ingest(

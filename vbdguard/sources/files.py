@@ -13,7 +13,7 @@ from blake3 import blake3
 from vbdguard.errors import ReadError, SourceError
 from vbdguard.sources.http_file import HttpFile, http_size
 from vbdguard.sources.remote import filesystem
-from vbdguard.sources.secrets import is_web, query_mark, without_query, without_secrets
+from vbdguard.sources.secrets import is_web, query_mark, shown_name, without_query, without_secrets
 
 BLOCK = 1 << 20
 """Bytes per read: large enough that hashing, not the calls, sets the pace."""
@@ -162,7 +162,7 @@ def short_names(paths: list[str]) -> list[str]:
     full = [path if is_url(path) else os.path.realpath(path) for path in paths]
     if len(set(full)) != len(full):
         twice = next(path for path, times in Counter(full).items() if times > 1)
-        raise SourceError(f"{without_secrets(twice)} is named twice; name each shard once")
+        raise SourceError(f"{shown_name(twice)} is named twice; name each shard once")
     bases = [PurePath(without_query(path)).name for path in paths]
     if len(set(bases)) == len(bases):
         return bases
@@ -175,4 +175,4 @@ def short_names(paths: list[str]) -> list[str]:
 
 
 def _shown(path: str) -> str:
-    return without_secrets(without_query(path))
+    return shown_name(path)

@@ -31,7 +31,7 @@ from blake3 import blake3
 from vbdguard.errors import ReadError
 from vbdguard.sources.remote import web_filesystem
 from vbdguard.sources.retries import RETRYABLE_STATUSES, Retries, TransientError, repeat, retry_after_seconds
-from vbdguard.sources.secrets import is_web, without_query, without_secrets
+from vbdguard.sources.secrets import is_web, shown_name, without_query, without_secrets
 
 Answer = TypeVar("Answer")
 
@@ -286,7 +286,7 @@ class HttpFile(io.RawIOBase):
 
     def _fail(self, reason: Literal["io-error", "changed"], detail: str) -> NoReturn:
         self._hang_up()
-        self._fault = ReadError(reason, f"{without_secrets(self._url)}: {detail}")
+        self._fault = ReadError(reason, f"{shown_name(self._url)}: {detail}")
         raise self._fault
 
 

@@ -24,7 +24,7 @@ from vbdguard.sources.npz import NpzShard
 from vbdguard.sources.parquet import ParquetShard, parquet_class_names
 from vbdguard.sources.pointers import MissingShard, PointerShard, missing_outputs
 from vbdguard.sources.remote import filesystem
-from vbdguard.sources.secrets import without_query, without_secrets
+from vbdguard.sources.secrets import shown_name, without_query, without_secrets
 from vbdguard.sources.shards import ShardSource, expand
 from vbdguard.sources.tar import TarShard
 
@@ -103,7 +103,7 @@ def _open_paths(names: list[str], reading: Reading) -> Source:
         return ShardSource(tuple(names), commands)
     paths = [path for name in names for path in expand(name)]
     folders = [path for path in paths if not is_url(path) and Path(path).is_dir()]
-    shown = tuple(map(without_secrets, names))
+    shown = tuple(map(shown_name, names))
     if len(paths) == 1:
         if folders:
             return _open_folder(paths[0], shown, reading)
