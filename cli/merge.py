@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="`auto` (takes an earlier report of any), `cpu`, `cuda`, `cuda:N` or `mps`.",
+    help="`auto` (takes an earlier report of any), `cpu`, `cuda`, `cuda:N`, or `mps` (preset `paper`).",
 )
 @output_options
 @receipt_option

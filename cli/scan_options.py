@@ -82,7 +82,7 @@ def scan_options(command: Command) -> Command:
             default="auto",
             show_default=True,
             metavar="DEVICE",
-            help="`auto` (takes an earlier report of any), `cpu`, `cuda`, `cuda:N` or `mps`.",
+            help="`auto` (takes an earlier report of any), `cpu`, `cuda`, `cuda:N`, or `mps` (preset `paper`).",
         ),
         click.option(
             "--shard-timeout",
