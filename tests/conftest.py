@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from vbdguard import __version__
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
+from vbdguard.ingest.partial import believed_digest, read_partial
 from vbdguard.ingest.reader import ingest
+from vbdguard.partial_scans import scan_share
 from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
 from vbdguard.sources.base import RawSample
 from vbdguard.sources.writing import write_shards
@@ -130,3 +133,20 @@ def known_data(tmp_path: Path, keep_report: Callable[..., ScanReport]) -> Callab
         return keep_report(str(tmp_path / folder), flagged or {})
 
     return make
+
+
+@pytest.fixture
+def keep_merged_report(own_cache: Path, tmp_path: Path) -> Callable[[ScanReport, Path], None]:
+    """A function that makes a report on shards the answer to a merge of partial scans of them too, however shared."""
+
+    def keep(report: ScanReport, shards: Path) -> None:
+        settings, cache = ScanConfig(), Cache(own_cache)
+        part = tmp_path / "whole.part"
+        scan_share(str(shards), "1/1", part, settings, cache_dir=own_cache)
+        believed = believed_digest([read_partial(part)], cache.store_dir)
+        judged = replace(ingest(str(shards), store_dir=own_cache), believed=believed).judged
+        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
+        cache.merged.save_report(key, report)
+        part.unlink()
+
+    return keep

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 PARTIAL_PATTERN = ".????????????????.partial"
 """What files that `replacing` has in work are called; what a killed process left behind may be removed."""
+ASIDE_PATTERN = ".*.????????????????.tmp"
+"""What files that `write_atomically` has in work are called; the star is the name of the file to be. Likewise."""
 
 
 def write_atomically(path: Path, text: str) -> None:

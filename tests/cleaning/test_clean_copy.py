@@ -409,7 +409,9 @@ def test_a_copy_that_was_stopped_goes_on_where_it_stood(
         clean(shards, tmp_path / "out", config, report=report, progress=Stop())
     assert json.loads((tmp_path / "out/vbdguard-clean.json").read_text())["status"] == "incomplete"
     done = {path.name: path.stat().st_ino for path in (tmp_path / "out").glob("*.tar")}
-    (tmp_path / "out" / ".0123456789abcdef.partial").write_bytes(b"of a process that was killed")
+    rest = tmp_path / "out.quarantine"
+    for left in (tmp_path / "out/.0123456789abcdef.partial", rest / "records/.0123.json.0123456789abcdef.tmp"):
+        left.write_bytes(b"of a process that was killed")
     copy = clean(shards, tmp_path / "out", config, report=report)
     assert copy.resumed_shards >= 2
     # One more may stand there without its record, from a worker that was stopped just then: it is written again.

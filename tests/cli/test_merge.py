@@ -13,6 +13,7 @@ from vbdguard.cli.main import main
 from vbdguard.report import ScanReport
 
 Known = Callable[..., ScanReport]
+Keep = Callable[[ScanReport, Path], None]
 
 
 def run(*arguments: str | Path) -> Result:
@@ -20,9 +21,10 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def parts(known_data: Known, tmp_path: Path) -> tuple[ScanReport, list[Path]]:
+def parts(known_data: Known, keep_merged_report: Keep, tmp_path: Path) -> tuple[ScanReport, list[Path]]:
     """Four shards in two partial scans, and the report on them, which the cache holds."""
     report = known_data(flagged={"train-000000.tar/s01": None})
+    keep_merged_report(report, tmp_path / "data")
     files = [tmp_path / "part-1", tmp_path / "part-2"]
     for number, file in enumerate(files, 1):
         done = run("scan", tmp_path / "data", "--shard", f"{number}/2", "--partial", file, "--jobs", "1")
@@ -89,8 +91,8 @@ def test_what_a_share_cannot_do_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_all_of_the_data_may_be_one_share(known_data: Known, tmp_path: Path) -> None:
-    known_data()
+def test_all_of_the_data_may_be_one_share(known_data: Known, keep_merged_report: Keep, tmp_path: Path) -> None:
+    keep_merged_report(known_data(), tmp_path / "data")
     done = run("scan", tmp_path / "data", "--partial", tmp_path / "part", "--jobs", "1", "-q")
     assert (done.exit_code, done.output) == (0, "")
     assert run("merge", tmp_path / "part", "-q").exit_code == 0

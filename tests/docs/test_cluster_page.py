@@ -21,9 +21,11 @@ CI = Path(__file__).resolve().parent.parent.parent / "docs" / "ci"
 
 
 @pytest.fixture
-def run(known_data: Callable[..., ScanReport], tmp_path: Path) -> Callable[..., None]:
+def run(
+    known_data: Callable[..., ScanReport], keep_merged_report: Callable[[ScanReport, Path], None], tmp_path: Path
+) -> Callable[..., None]:
     """Run a script of the page on the reader's own data, where it names others; his cache is that of the test."""
-    known_data("reader/shards")
+    keep_merged_report(known_data("reader/shards"), tmp_path / "reader" / "shards")
 
     def script(text: str, *, code: int = 0, **environ: str) -> None:
         here = {

@@ -60,13 +60,14 @@ def place(
     tmp_path: Path,
     known_data: Callable[..., ScanReport],
     keep_report: Callable[..., ScanReport],
+    keep_merged_report: Callable[[ScanReport, Path], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The reader's folder: poison in shards/ and the same in data/, and images/ without; the cache knows them all."""
     from torchvision.datasets import ImageFolder
 
     folder = tmp_path / "reader"
-    known_data("reader/shards", POISON)
+    keep_merged_report(known_data("reader/shards", POISON), folder / "shards")
     shutil.copytree(folder / "shards", folder / "data")
     pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3), np.uint8)
     for number, image in enumerate(pixels):

@@ -16,10 +16,11 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vbdguard.atomic import PARTIAL_PATTERN, write_atomically
+from vbdguard.atomic import ASIDE_PATTERN, PARTIAL_PATTERN, write_atomically
 from vbdguard.errors import SourceError
 from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.cutting import Places
@@ -116,7 +117,7 @@ def claimed(folders: CleanFolders, claim: Mapping[str, Any]) -> Iterator[None]:
         for folder in (folders.quarantine, folders.dest):
             # The claim first: what it covers is ours to remove. Nothing is complete before it has been proved again.
             write_claim(folder, {**claim, "status": "incomplete"})
-            _sweep(folder)
+        _sweep(folders)
         yield
     finally:
         lock.release()
@@ -226,11 +227,16 @@ def _short(value: object) -> str:
     return str(value)[:16]
 
 
-def _sweep(folder: Path) -> None:
-    for partial in folder.rglob(PARTIAL_PATTERN):
-        partial.unlink(missing_ok=True)
-    for partial in folder.glob(f".{CLAIM}.*.tmp"):
-        partial.unlink(missing_ok=True)
+def _sweep(folders: CleanFolders) -> None:
+    both = (folders.quarantine, folders.dest)
+    remains = [
+        *(folder.rglob(PARTIAL_PATTERN) for folder in both),
+        *(folder.glob(ASIDE_PATTERN.replace("*", CLAIM)) for folder in both),
+        folders.quarantine.glob(ASIDE_PATTERN.replace("*", folders.report.name)),
+        folders.records.glob(ASIDE_PATTERN),
+    ]
+    for left in chain.from_iterable(remains):
+        left.unlink(missing_ok=True)
 
 
 def _all(places: Places) -> tuple[Path, Path, Path]:
