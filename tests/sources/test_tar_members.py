@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vbdguard.errors import ReadError
 from vbdguard.sources import tar_members
-from vbdguard.sources.tar_members import BLOCK, OtherMember, iter_files, iter_members, looks_like_tar
+from vbdguard.sources.tar_members import BLOCK, OtherMember, TarFile, iter_members, looks_like_tar
 
 
 def archive(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
@@ -25,14 +25,18 @@ def archive(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) ->
     return buffer.getvalue()
 
 
+def files_of(data: bytes, is_wanted: Callable[[str], bool] = lambda _: True) -> Iterator[TarFile]:
+    return (one for one in iter_members(io.BytesIO(data), is_wanted) if isinstance(one, TarFile))
+
+
 def members_of(data: bytes) -> list[tuple[str, bytes | None]]:
-    return [(one.name, one.data) for one in iter_files(io.BytesIO(data), lambda _: True)]
+    return [(one.name, one.data) for one in files_of(data)]
 
 
 def names_and_reason(data: bytes) -> tuple[list[str], str]:
     names: list[str] = []
     try:
-        for one in iter_files(io.BytesIO(data), lambda _: True):
+        for one in files_of(data):
             names.append(one.name)
     except ReadError as error:
         return names, error.reason
@@ -82,7 +86,7 @@ def test_links_folders_and_devices_are_passed_over() -> None:
 
 
 def test_unwanted_content_is_not_read_into_memory() -> None:
-    files = list(iter_files(io.BytesIO(archive(THREE)), lambda name: name == "b.jpg"))
+    files = list(files_of(archive(THREE), lambda name: name == "b.jpg"))
     assert [(one.name, one.size, one.data is None) for one in files] == [
         ("a.jpg", 700, True),
         ("b.jpg", 512, False),

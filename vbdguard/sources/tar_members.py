@@ -122,11 +122,6 @@ class _Positioned:
         return data
 
 
-def iter_files(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator[TarFile]:
-    """Yield the regular files among `iter_members`; see there."""
-    return (one for one in iter_members(stream, is_wanted) if isinstance(one, TarFile))
-
-
 def iter_members(stream: Readable, is_wanted: Callable[[str], bool]) -> Iterator[TarFile | OtherMember]:
     """Yield the members of an uncompressed tar stream in their order, then prove that it ended.
 
