@@ -134,6 +134,8 @@ TARGETS = {name.removeprefix("fuzz_"): target for name, target in list(globals()
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"expected one of {', '.join(TARGETS)}, then options of libFuzzer such as -max_total_time=60")
+    if sys.argv[1] == "tar":
+        webdataset_images(bytes(20 * BLOCK))  # imports webdataset, and torch with it, before an input's time is taken
     FOLDER = tempfile.TemporaryDirectory(prefix="vbdguard-fuzz-")
     atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]])
     atheris.Fuzz()
