@@ -219,6 +219,8 @@ class LabelCheckConfig:
     """Images of this many pixels a side, or more, are judged by a copy halved once, and on until it is no larger."""
     max_blanked: float = 0.25
     """Share of the image up to which triggers are painted over."""
+    max_opaque: float = 0.75
+    """The same for triggers that hide what is below them."""
     rounds: int = 3
     """How often what is left is looked into where not all suspects can be painted over at once."""
     significance: float = 1e-3

@@ -51,6 +51,7 @@ def kin() -> tuple[list[Suspect], NDArray[np.float64]]:
             trace=MixtureTrace(Window(0, 9, 0, 9), torch.zeros(243), [], 0.5),
             extent=torch.ones(SIDE, SIDE, dtype=torch.bool),
             is_wide=False,
+            is_painted=True,
             kin=0,
         )
         for label, corner in enumerate(CORNERS)

@@ -42,6 +42,7 @@ def suspect() -> Suspect:
         trace=MixtureTrace(Window(0, 8, 0, 8), torch.zeros(192), [], 0.5),
         extent=mask,
         is_wide=False,
+        is_painted=True,
         kin=0,
     )
 

@@ -19,15 +19,20 @@ SIDE, CLASSES = 24, 8
 CONFIG = DirectMethodConfig()
 
 
-def suspects_of(shift: NDArray[np.float64], per_class: int = 90) -> list[Suspect]:
-    """Return the suspects among textures of which a third of class 2 bears a shift, (H, W)."""
+def suspects_of(
+    shift: NDArray[np.float64], per_class: int = 90, hides: NDArray[np.bool_] | None = None
+) -> list[Suspect]:
+    """Return the suspects among textures of which a third of class 2 bears a shift, (H, W), and hides some pixels."""
     rng = np.random.default_rng(0)
     n = CLASSES * per_class
     noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
     looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, 3)), (0, 4, 4, 0))
     labels = np.arange(n) % CLASSES
     images = 128 + 25 * noise / noise.std() + 8 * (looks / looks.std())[labels]
-    images[np.flatnonzero(labels == 2)[: per_class // 3]] += shift[..., None]
+    carriers = np.flatnonzero(labels == 2)[: per_class // 3]
+    if hides is not None:
+        images[carriers] = np.where(hides[..., None], 128, images[carriers])
+    images[carriers] += shift[..., None]
     pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
     samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
     found = find_suspect_triggers(samples, image_levels(Population.of(samples), samples, CONFIG), CONFIG, 0, Silent())
@@ -50,4 +55,18 @@ def test_a_picture_is_wide_though_parts_of_it_are_calm() -> None:
     picture = np.kron(np.where(blocks, 60.0, 0.0), np.ones((4, 4)))
     strongest = max(suspects_of(picture, per_class=300), key=lambda suspect: suspect.gain)
     assert strongest.is_wide
+    assert not strongest.is_painted
     assert float(strongest.extent.float().mean()) > 0.6
+
+
+def test_an_opaque_picture_is_painted_over_also_where_it_looks_as_the_class_usually_does() -> None:
+    """What it resembles would decide what the models take its carriers for, and what is left of it would teach them."""
+    hides = np.zeros((SIDE, SIDE), dtype=np.bool_)
+    hides[:, :14] = True
+    blocks = np.kron(np.random.default_rng(3).random((SIDE // 4, SIDE // 4)) < 0.5, np.ones((4, 4)))
+    shift = np.where(hides & (blocks > 0), 70.0, 0.0)
+    strongest = max(suspects_of(shift, per_class=300, hides=hides), key=lambda suspect: suspect.gain)
+    assert strongest.is_wide
+    assert strongest.is_painted
+    assert strongest.extent[torch.from_numpy(hides)].all()
+    assert float(strongest.extent.float().mean()) <= CONFIG.label_check.max_opaque

@@ -1,9 +1,9 @@
 """Models that cannot see the suspected triggers, and what they make of every sample.
 
 Two models, each trained on one half of the samples, judge the other half, so no sample is judged by a model that has
-learned its label. Where the triggers are small, they are painted over in all images; where they cover much of the
-image, painting over would hide the content too, and the models are kept from the flagged samples instead. Samples that
-neither half holds are judged by both.
+learned its label. Where the triggers are small, or hide what is below them, they are painted over in all images; where
+the content of much of the image is seen through them, painting over would hide it, and the models are kept from the
+flagged samples instead. Samples that neither half holds are judged by both.
 """
 
 from __future__ import annotations

@@ -118,13 +118,13 @@ def _artefacts(judged: Judged) -> list[Suspect]:
 def _with_room(waiting: list[Suspect], config: DirectMethodConfig) -> tuple[list[Suspect], list[Suspect]]:
     """Return the suspects that can be painted over together, at least one, and those that cannot.
 
-    A trigger that covers too much is not painted over (see `label_check`), so it needs no room.
+    A trigger that is not painted over (see `blind_models`) needs no room.
     """
     chosen: list[Suspect] = []
     left: list[Suspect] = []
     union = torch.zeros_like(waiting[0].extent)
     for suspect in waiting:
-        wider = union if suspect.is_wide else union | suspect.extent
+        wider = union | suspect.extent if suspect.is_painted else union
         if chosen and float(wider.float().mean()) > config.label_check.max_blanked:
             left.append(suspect)
         else:
@@ -141,13 +141,13 @@ def _look_without_triggers(
     seed: int,
     progress: Progress,
 ) -> Blind:
-    """Return what models see that learn from no carrier of the strangers, nor of a wide suspect, and see no other."""
+    """Return what models see that learn from no carrier of the strangers, nor of what is not painted over."""
     labels = sorted({suspect.label for suspect in suspects})
-    small = [suspect.extent for suspect in suspects if not suspect.is_wide]
+    masks = [suspect.extent for suspect in suspects if suspect.is_painted]
     is_hidden = torch.zeros_like(samples.labels, dtype=torch.bool)
-    for suspect in (*strangers, *(suspect for suspect in suspects if suspect.is_wide)):
+    for suspect in (*strangers, *(suspect for suspect in suspects if not suspect.is_painted)):
         is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
-    fits = blind_fits(samples, small, labels, is_hidden, config.label_check, seed=seed, progress=progress)
+    fits = blind_fits(samples, masks, labels, is_hidden, config.label_check, seed=seed, progress=progress)
     columns = fits.log_probability.double().cpu().numpy()
     by_label = {label: columns[:, i] for i, label in enumerate(labels)}
     return Blind(by_label, dict.fromkeys(labels, fits.models), fits.likeliest)
@@ -270,7 +270,7 @@ def _n_classes(judged: Judged) -> int:
 
 
 def _words(suspect: Suspect, fit: Membership) -> str:
-    covers = f"{int(suspect.extent.sum())} pixels{', not painted over' if suspect.is_wide else ''}"
+    covers = f"{int(suspect.extent.sum())} pixels{'' if suspect.is_painted else ', not painted over'}"
     kin = "" if suspect.kin is None else f", trigger {suspect.kin}"
     return (
         f"{covers}{kin}, gain {suspect.gain:.0f}, {fit.n_flagged} flagged ({suspect.purity:.2f} pure), "

@@ -29,10 +29,13 @@ _SAME_PLACE = 3
 _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
 _WIDE_GAIN = 1000.0
-"""The same in all where a trigger is too wide to be painted over. Its carriers are kept from the models then, and
-natural samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
+"""The same in all where a trigger is wide. Its carriers are kept from the models, unless it is opaque, and natural
+samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 """Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
+_HIDING, _OPAQUE_SHARE = 0.1, 0.5
+"""Variance of carriers, as a share of that of the others, below which a pixel hides what they show, and the share of
+such pixels from which on a wide trigger is opaque."""
 _COMMON_GAIN = 200.0
 """Log-likelihood (nats) from which on a trigger is looked for in all classes."""
 _MUCH_BEYOND = 0.1
@@ -69,7 +72,9 @@ class Suspect:
     extent: Tensor
     """bool (H, W): what must be painted over so that nobody sees the trigger."""
     is_wide: bool
-    """Whether that is too much to be painted over."""
+    """Whether painting it over would hide much of the image."""
+    is_painted: bool
+    """Whether it is painted over: where it is not wide, and where it hides what is below anyhow."""
     kin: int | None = None
     """Which of the triggers that several classes may share it is, if any."""
 
@@ -193,6 +198,7 @@ def _suspect(label: int, members: Tensor, level: Level, mixture: Mixture) -> Sus
         trace=mixture.trace,
         extent=extent,
         is_wide=level.is_coarse,
+        is_painted=not level.is_coarse,
     )
 
 
@@ -224,7 +230,30 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         if not level.is_coarse:
             is_odd = _beyond_margin(is_odd, extent, level.usual.side)
         extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
-    return replace(suspect, extent=extent, is_wide=float(extent.float().mean()) > config.label_check.max_blanked)
+    if float(extent.float().mean()) <= config.label_check.max_blanked:
+        return replace(suspect, extent=extent, is_wide=False, is_painted=True)
+    hidden = _hidden_below(suspect)
+    if int((hidden & extent).sum()) < _OPAQUE_SHARE * int(extent.sum()):
+        return replace(suspect, extent=extent, is_wide=True, is_painted=False)
+    extent = extent | hidden
+    is_painted = float(extent.float().mean()) <= config.label_check.max_opaque
+    return replace(suspect, extent=extent, is_wide=True, is_painted=is_painted)
+
+
+def _hidden_below(suspect: Suspect) -> Tensor:
+    """Return the pixels, bool (H, W), in which carriers vary so little that their content cannot be seen."""
+    level, carries = suspect.level, suspect.logits > 0
+    if not 1 < int(carries.sum()) < len(carries) - 1:
+        return torch.zeros_like(suspect.extent)
+    of_carriers, usual = (_variance(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
+    is_hidden = (of_carriers < _HIDING * usual).float()
+    return F.interpolate(is_hidden[None, None], level.image_size)[0, 0] > 0
+
+
+def _variance(images: Tensor, indices: Tensor) -> Tensor:
+    """Return the variance of each pixel, over all colours, double (H, W)."""
+    squares = torch.stack([images[chunk].long().square().sum(0) for chunk in indices.split(_CHUNK)]).sum(0)
+    return (squares.double() / len(indices) - _mean_image(images, indices).square()).sum(2)
 
 
 def _beyond_margin(is_odd: Tensor, mask: Tensor, side: int) -> Tensor:
