@@ -235,7 +235,7 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
     hidden = _hidden_below(suspect)
     if int((hidden & extent).sum()) < _OPAQUE_SHARE * int(extent.sum()):
         return replace(suspect, extent=extent, is_wide=True, is_painted=False)
-    extent = extent | hidden
+    extent = hidden | _beyond_margin(extent, hidden, suspect.level.usual.side)
     is_painted = float(extent.float().mean()) <= config.label_check.max_opaque
     return replace(suspect, extent=extent, is_wide=True, is_painted=is_painted)
 
