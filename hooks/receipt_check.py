@@ -115,7 +115,8 @@ def _run(command: str, sources: Sequence[str], path: Path, options: argparse.Nam
     flags = [word for name, value in extras.items() if value is not None for word in (name, str(value))]
     words = [command, *sources, *flags]
     _say("$ vbdguard " + " ".join(map(shlex.quote, words)))
-    return subprocess.run([sys.executable, "-m", "vbdguard.cli.main", *words], check=False).returncode  # noqa: S603
+    code = subprocess.run([sys.executable, "-m", "vbdguard.cli.main", *words], check=False).returncode  # noqa: S603
+    return code if code >= 0 else 128 - code  # ended by a signal, as a shell says it
 
 
 def _say(line: str) -> None:

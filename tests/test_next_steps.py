@@ -44,8 +44,8 @@ def test_unreadable_data_are_scanned_again_first(report: ScanReport) -> None:
 
 def test_steps_keep_the_options_of_the_scan_so_that_the_cache_answers(report: ScanReport) -> None:
     config = {**report.config, "preset": "paper", "image_size": [48, 64], "label_key": "my label"}
-    again = replace(report, config=config, seed=7)
-    options = "--preset paper --seed 7 --image-size 48x64 --label-key 'my label'"
+    again = replace(report, config={**config, "folder_rule": "huggingface"}, seed=7)
+    options = "--preset paper --seed 7 --image-size 48x64 --label-key 'my label' --folder-rule huggingface"
     assert commands(again)[0] == f"vbdguard scan shards/ {options} -o report.html"
     assert scan_command(again) == f"vbdguard scan shards/ {options} --device cpu"
 

@@ -66,9 +66,10 @@ def place_path(report: ScanReport, place: str) -> str:
     Nothing is looked up on the disk: the report may be read elsewhere.
     """
     sources = report.dataset.sources
-    for source in sources:
-        if posixpath.basename(source) == posixpath.basename(place) and not _PATTERN.search(source):
-            return source
+    if posixpath.splitext(place)[1]:  # a file, no class folder
+        named = [source for source in sources if f"/{source}".endswith(f"/{place}") and not _PATTERN.search(source)]
+        if len(named) == 1:
+            return named[0]
     bases = {_base(source) for source in sources}
     if len(bases) != 1:
         return place

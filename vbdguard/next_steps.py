@@ -64,6 +64,8 @@ def _options(report: ScanReport) -> list[str]:
         options.append(f"--image-size {_word('x'.join(map(str, size)))}")
     if (label_key := config.get("label_key")) is not None:
         options.append(f"--label-key {_word(label_key)}")
+    if (rule := config.get("folder_rule")) is not None:
+        options.append(f"--folder-rule {_word(rule)}")
     return options
 
 

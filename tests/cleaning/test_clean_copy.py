@@ -582,6 +582,10 @@ def test_a_file_that_nobody_has_scanned_does_not_pass_as_part_of_the_copy(
     with pytest.raises(SourceError, match=r"1 files that no scan has seen, such as 'train-000003\.tar'"):
         clean(shards, copy.dest, ONE_JOB, report=report)
     assert json.loads((copy.dest / "vbdguard-clean.json").read_text())["status"] == "incomplete"
+    (copy.dest / "train-000003.tar").unlink()
+    (copy.dest / "more").symlink_to(shards)
+    with pytest.raises(SourceError, match="1 files that no scan has seen, such as 'more'"):
+        clean(shards, copy.dest, ONE_JOB, report=report)
 
 
 def test_a_label_that_cannot_be_rewritten_is_an_error_and_no_half_truth(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,17 @@ def test_poison_outranks_a_change(place: Path, known_data: MakeData) -> None:
     Receipt.of(poisoned, Path("more.lock")).write(Path("more.lock"))
     change(place)
     assert main(["--receipt", "vbdguard.lock", "--receipt", "more.lock"]) == 1
+
+
+def test_a_check_that_was_killed_is_no_pass(place: Path, known_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    Receipt.of(known_data("more", seed=1), Path("more.lock")).write(Path("more.lock"))
+    run = subprocess.run
+
+    def killed(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return run(["sh", "-c", "kill -9 $$"] if "vbdguard.lock" in words else words, **options)
+
+    monkeypatch.setattr("vbdguard.hooks.receipt_check.subprocess.run", killed)
+    assert main(["--receipt", "vbdguard.lock", "--receipt", "more.lock"]) == 137
 
 
 def test_a_scan_renews_the_receipt_of_data_that_changed(

@@ -210,15 +210,21 @@ def shards_of(partial: Partial, **changes: Any) -> dict[str, Any]:
     return {"shards": (replace(partial.shards[0], **changes), *partial.shards[1:])}
 
 
-@pytest.mark.parametrize("field", [{"class_names": {"zero": "cat"}}, {"shards": "digest"}], ids=["class", "digest"])
+@pytest.mark.parametrize(
+    "field",
+    [{"class_names": {"zero": "cat"}}, {"digest": "no hex"}, {"votes": ((0, 0, 5),)}],
+    ids=["class", "digest", "votes"],
+)
 def test_a_manifest_that_holds_no_number_where_one_belongs_is_refused(
     read: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: dict[str, Any]
 ) -> None:
     path = read("1/1", "part", cache="one")
     partial = read_partial(path)
-    body = asdict(partial) | field
-    if field == {"shards": "digest"}:
-        body["shards"] = ({**asdict(partial.shards[0]), "digest": "no hex"}, *body["shards"][1:])
+    body = asdict(partial)
+    if "class_names" in field:
+        body |= field
+    else:
+        body["shards"] = (body["shards"][0] | field, *body["shards"][1:])
     monkeypatch.setattr("vbdguard.ingest.partial.asdict", lambda _: body)
     write_partial(path, partial, tmp_path / "one")
     with pytest.raises(PartialError, match="expected the manifest of a partial scan"):

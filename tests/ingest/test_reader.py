@@ -576,3 +576,19 @@ def test_real_shards_and_real_parquet_hold_the_same_pixels(test_data: Path, tmp_
     sample = np.arange(0, 10_000, 97)
     np.testing.assert_array_equal(tars.store.gather(sample), parquet.store.gather(sample))
     assert parquet.store.class_names[:2] == ("airplane", "automobile")
+
+
+def test_class_numbers_and_names_that_read_alike_are_not_taken_for_each_other(tmp_path: Path, store_dir: Path) -> None:
+    """A list gives the class number 2, a folder the class name "2", whose number is its place among the names."""
+    rows = ["file_name,label"]
+    for label in (10, 2, 7):  # as the folders are sorted
+        (tmp_path / "set" / str(label)).mkdir(parents=True)
+        pixels = np.random.default_rng(label).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "set" / str(label) / "a.png")
+        rows.append(f"{label}/a.png,{label}")
+    (tmp_path / "set" / "list.csv").write_text("\n".join(rows))
+    ingest(str(tmp_path / "set" / "list.csv"), store_dir=store_dir)
+    (tmp_path / "set" / "list.csv").unlink()
+    store = ingest(str(tmp_path / "set"), store_dir=store_dir).store
+    named = {key: store.class_names[label] for key, label in zip(store.keys, store.labels, strict=True)}
+    assert named == {"2/a.png": "2", "7/a.png": "7", "10/a.png": "10"}

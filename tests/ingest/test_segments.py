@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +91,40 @@ def test_segment_of_another_size_is_damaged(tmp_path: Path) -> None:
         load_segment(build(tmp_path), (5, 4))
 
 
+def rewrite(path: Path, **changes: object) -> None:
+    """Let a segment say something else, its checksums set right."""
+    manifest = json.loads((path / "samples.json").read_bytes())
+    manifest["body"] |= changes
+    for name in manifest["body"]["checksums"]:
+        manifest["body"]["checksums"][name] = segments.file_digest(str(path / name))
+    manifest["checksum"] = segments._checksum(path.name, manifest["body"])
+    (path / "samples.json").write_text(json.dumps(manifest))
+
+
 def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
     path = build(tmp_path)
     np.save(path / "digests.npy", np.array([print], dtype=object), allow_pickle=True)
-    manifest = json.loads((path / "samples.json").read_bytes())
-    manifest["body"]["checksums"]["digests.npy"] = segments.file_digest(str(path / "digests.npy"))
-    manifest["checksum"] = segments._checksum(path.name, manifest["body"])
-    (path / "samples.json").write_text(json.dumps(manifest))
+    rewrite(path)
     with pytest.raises(DamagedSegmentError, match="allow_pickle"):
+        load_segment(path, (4, 5))
+
+
+@pytest.mark.parametrize("label", [None, -1, True, 0.5, [1]])
+def test_labels_that_are_none_are_damage(tmp_path: Path, label: object) -> None:
+    path = build(tmp_path)
+    rewrite(path, labels=[0, "cat", label])
+    with pytest.raises(DamagedSegmentError):
+        load_segment(path, (4, 5))
+
+
+def test_other_arrays_and_identities_are_damage(tmp_path: Path) -> None:
+    path = build(tmp_path)
+    rewrite(path, skipped=[asdict(replace(SKIPPED, identity="zz"))])
+    with pytest.raises(DamagedSegmentError, match="identity in hex"):
+        load_segment(path, (4, 5))
+    np.save(path / "digests.npy", np.zeros((3, 32), np.int64))
+    rewrite(path, skipped=[])
+    with pytest.raises(DamagedSegmentError, match="got uint8 and int64"):
         load_segment(path, (4, 5))
 
 

@@ -54,6 +54,7 @@ def test_names_are_short_where_they_tell_the_files_apart() -> None:
     assert short_names(["/r/x/a.tar", "/r/y/a.tar", "/r/y/b.tar"]) == ["x/a.tar", "y/a.tar", "y/b.tar"]
     assert short_names(["s3://one/x/a.tar", "s3://one/y/a.tar"]) == ["x/a.tar", "y/a.tar"]
     assert short_names(["/only/a.tar"]) == ["a.tar"]
+    assert short_names(["x/a.tar", "y/a.tar"]) == ["x/a.tar", "y/a.tar"]
 
 
 def test_one_shard_named_twice_is_refused(tmp_path: Path) -> None:

@@ -107,6 +107,18 @@ def test_columns_that_are_not_there_are_asked_for(root: Path) -> None:
         read(root, "path,label\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("m.csv", "file_name;label;y;x,file_name,label\nimg/0.png;0;;z,img/1.png,1\n", "readers would not agree"),
+        ("metadata.csv", "file_name;label\nimg/0.png;0\n", "as Hugging Face reads it"),
+    ],
+)
+def test_a_table_that_readers_part_otherwise_is_refused(root: Path, name: str, text: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        read(root, text, name)
+
+
 def test_files_that_would_fill_the_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="lines of at most"):
         read(root, b"path,label\n" + b"x" * (2 << 20))

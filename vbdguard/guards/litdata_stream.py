@@ -35,7 +35,8 @@ class _LitdataItems:
     """
 
     def __init__(self, dataset: Any) -> None:
-        self._length = len(dataset)
+        # len(dataset) is what one process of a distributed training gets of it.
+        self._length = sum(end - start for start, end in dataset.region_of_interest)
         self._raw = dataset.subset(range(self._length))
         if hasattr(self._raw, "transform"):
             del self._raw.transform

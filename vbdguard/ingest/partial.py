@@ -60,6 +60,9 @@ class PartialShard:
         if self.segment is not None and not is_segment_name(self.segment):
             raise ValueError(f"expected the name of a segment, got {self.segment!r}")
         bytes.fromhex(self.digest)
+        for vote in self.votes:
+            if any(type(number) is not int or number < 1 for number in vote):
+                raise ValueError(f"expected height, width and a count of 1 or more each, got {vote}")
 
 
 @dataclass(frozen=True, slots=True)

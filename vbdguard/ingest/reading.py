@@ -29,6 +29,8 @@ class ShardReading:
         self._kept: list[RawSample | Unreadable] | None = None
         self._identities: list[bytes] = []
         self._keys: list[str] = []
+        self._label_types = bytearray()
+        """Of each entry 0 for a class number, 1 for a class name, 2 for none: their digests do not tell them apart."""
         self._is_surveyed = False
         self.size = shard.size() if isinstance(shard, HashingShard) else None
         """Bytes of the file, None for a shard that cannot be hashed in the pass that reads it."""
@@ -46,7 +48,7 @@ class ShardReading:
         if not self._is_surveyed:
             return self.digest
         keys = (key.encode("utf-8", "surrogatepass") for key in self._keys)
-        return sequence_digest([*self._identities, *keys])
+        return sequence_digest([*self._identities, *keys, bytes(self._label_types)])
 
     def hash(self) -> None:
         """Take the digest now.
@@ -95,6 +97,7 @@ class ShardReading:
         for entry in self._shard.read():
             self._identities.append(entry_identity(entry))
             self._keys.append(entry.key)
+            self._label_types.append(isinstance(entry.label, str) if isinstance(entry, RawSample) else 2)
             size += entry_bytes(entry)
             if size > MAX_REPLAY:
                 kept.clear()

@@ -33,6 +33,7 @@ SEGMENT_VERSION = 3
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
 _SIZE_END = "-"
 _HEX = re.compile("[0-9a-f]{1,16}")
+_IDENTITY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,16 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
                 raise DamagedSegmentError(f"{name} does not match its checksum")
         digests: NDArray[np.uint8] = np.load(path / "digests.npy", allow_pickle=False)
         count = len(body["keys"])
-        if open_pixels(path).shape != (count, *image_size, 3) or digests.shape != (count, DIGEST_BYTES):
+        pixels = open_pixels(path)
+        if pixels.shape != (count, *image_size, 3) or digests.shape != (count, DIGEST_BYTES):
             raise DamagedSegmentError(f"expected {count} images of {image_size} and as many digests")
+        if not pixels.dtype == digests.dtype == np.uint8:
+            raise DamagedSegmentError(f"expected pixels and digests of uint8, got {pixels.dtype} and {digests.dtype}")
+        if len(body["labels"]) != count or not all(map(_is_label, set(body["labels"]))):
+            raise DamagedSegmentError(f"expected {count} labels, class numbers of 0 or more or class names")
         skipped = tuple(SkippedEntry(**entry) for entry in body["skipped"])
+        if not all(_IDENTITY.fullmatch(entry.identity) for entry in skipped):
+            raise DamagedSegmentError("expected an identity in hex digits for each entry that was left out")
         shared: dict[int | str, int | str] = {}
         labels = tuple(shared.setdefault(label, label) for label in body["labels"])  # a name is held once
         return Segment(path, digests, PackedKeys(body["keys"]), labels, skipped, int(body["turned"]))
@@ -135,6 +143,10 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
         raise
     except Exception as error:  # whatever a damaged file makes json, numpy or a lookup raise
         raise DamagedSegmentError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) or (type(value) is int and value >= 0)
 
 
 def open_pixels(path: Path) -> NDArray[np.uint8]:

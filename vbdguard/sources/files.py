@@ -159,16 +159,17 @@ def short_names(paths: list[str]) -> list[str]:
     Raises:
         SourceError: if one path stands twice.
     """
-    full = [path if is_url(path) else os.path.realpath(path) for path in paths]
-    if len(set(full)) != len(full):
-        twice = next(path for path, times in Counter(full).items() if times > 1)
+    real = [path if is_url(path) else os.path.realpath(path) for path in paths]
+    if len(set(real)) != len(real):
+        twice = next(path for path, times in Counter(real).items() if times > 1)
         raise SourceError(f"{shown_name(twice)} is named twice; name each shard once")
     bases = [PurePath(without_query(path)).name for path in paths]
     if len(set(bases)) == len(bases):
         return bases
-    folders = [PurePath(_shown(path)).parts[:-1] for path in full]
-    common = sum(1 for level in zip(*folders, strict=False) if len(set(level)) == 1)
-    names = ["/".join(PurePath(_shown(path)).parts[common:]) for path in paths]
+    full = [path if is_url(path) else os.path.abspath(path) for path in paths]  # noqa: PTH100 - a million, as strings
+    parts = [PurePath(_shown(path)).parts for path in full]
+    common = sum(1 for level in zip(*(one[:-1] for one in parts), strict=False) if len(set(level)) == 1)
+    names = ["/".join(one[common:]) for one in parts]
     times = Counter(names)
     # Only a script that answers each query with another file leaves the query as the difference.
     return [name if times[name] == 1 else name + query_mark(path) for name, path in zip(names, full, strict=True)]

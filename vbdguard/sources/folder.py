@@ -182,14 +182,20 @@ def _folders(root: str) -> list[str]:
 
 
 def _local_images(root: str) -> Iterator[str]:
-    """Yield the images below a root by relative path; links are followed, but never in a circle."""
+    """Yield the images below a root by relative path; links are followed.
+
+    Raises:
+        SourceError: if one leads in a circle.
+    """
     trails: dict[str, frozenset[str]] = {}
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_unlistable):
+    for folder, _, names in os.walk(root, followlinks=True, onerror=_unlistable):
         above = trails.get(str(Path(folder).parent), frozenset())
         real = os.path.realpath(folder)
         if real in above:
-            folders.clear()
-            continue
+            raise SourceError(
+                f"{folder}: expected a folder, got a link to one above it; torchvision goes in circles there and takes "
+                "all samples again under this class: remove the link"
+            )
         trails[str(Path(folder))] = above | {real}
         below = Path(folder).relative_to(root)
         yield from (str(PurePosixPath(below, name)) for name in names if _is_image(name))

@@ -188,10 +188,12 @@ def _json_fields(text: str) -> dict[str, object] | str:
 
 
 def _csv_rows(path: str, first: str, lines: Iterator[str]) -> Iterator[Entry]:
-    header = _header(first)
+    delimiter = _delimiter(first)
+    header = _header(first, delimiter)
     if len(set(header)) != len(header):
         raise SourceError(f"{path}: expected each column once, got {', '.join(header)}")
-    reader = csv.reader(lines, delimiter=_delimiter(first), strict=True)
+    _refuse_two_tables(path, first, delimiter)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 2
         try:
@@ -211,10 +213,22 @@ def _csv_rows(path: str, first: str, lines: Iterator[str]) -> Iterator[Entry]:
             yield line, dict(zip(header, fields, strict=True))
 
 
-def _header(line: str) -> list[str]:
+def _refuse_two_tables(path: str, first: str, delimiter: str) -> None:
+    """Refuse a table whose header names columns of paths also where other readers would part it otherwise."""
+    if PurePosixPath(path).name in METADATA and delimiter != ",":
+        raise SourceError(f"{path}: expected commas between columns, as Hugging Face reads it, got {delimiter!r}")
+    for other in DELIMITERS:
+        if other != delimiter and any(name in PATH_COLUMNS for name in _header(first, other)):
+            raise SourceError(
+                f"{path}: expected one way to part its columns, got {delimiter!r} and {other!r}; "
+                "readers would not agree on it"
+            )
+
+
+def _header(line: str, delimiter: str | None = None) -> list[str]:
     """Return the names of the columns; none where the line cannot be CSV."""
     try:
-        fields = next(csv.reader(io.StringIO(line.strip("\r\n")), delimiter=_delimiter(line)), [])
+        fields = next(csv.reader(io.StringIO(line.strip("\r\n")), delimiter=delimiter or _delimiter(line)), [])
     except csv.Error:
         return []
     return [field.strip() for field in fields]

@@ -142,6 +142,8 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     if len(set(names)) != len(names):
         raise ReadError("corrupt", "expected each array once, got one name twice; readers would not agree on it")
     for info in entries:
+        if not info.filename.endswith(".npy"):
+            raise ReadError("corrupt", f"expected entries called *.npy, got {info.filename}; it would hide another")
         if info.file_size > ALLOWANCE and info.file_size > MAX_RATIO * info.compress_size:
             raise ReadError(
                 "bomb",

@@ -15,8 +15,9 @@ from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
 from vbdguard.sources.faults import within_faults
-from vbdguard.sources.files import file_bytes, file_digest, file_size, head, open_binary
+from vbdguard.sources.files import BLOCK, file_bytes, file_digest, file_size, head, open_binary
 from vbdguard.sources.pointers import pointer_error
+from vbdguard.sources.tar_members import looks_like_tar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,8 +67,7 @@ class ParquetShard:
             ReadError: "corrupt", "no-image-column", "no-label-column", "io-error", or "changed" where the bytes
                 are not those of `digest()`.
         """
-        if error := pointer_error(head(self.path), "a parquet file"):
-            raise error
+        _refuse_others(head(self.path, BLOCK))
         with opened_parquet(self.path) as file:
             yield from self._entries(file)
         if self._digest not in (None, file_digest(self.path)):
@@ -85,8 +85,7 @@ class ParquetShard:
             ReadError: "corrupt", "no-image-column", "no-label-column" or "io-error".
         """
         content = file_bytes(self.path)
-        if error := pointer_error(content, "a parquet file"):
-            raise error
+        _refuse_others(content)
         with opened_parquet(self.path, content) as file:
             yield from self._entries(file)
         on_digest(blake3(content).hexdigest())
@@ -104,6 +103,13 @@ class ParquetShard:
         for batch in _batches(file, columns):
             yield from batch_samples(batch, image, label, shard=self.name, first_row=row)
             row += batch.num_rows
+
+
+def _refuse_others(start: bytes) -> None:
+    if error := pointer_error(start, "a parquet file"):
+        raise error
+    if looks_like_tar(start[:BLOCK]):
+        raise ReadError("ambiguous-kind", "expected a parquet file, got one that is a tar file as well")
 
 
 def parquet_class_names(paths: Sequence[str], label_key: str | None) -> dict[int, str] | None:

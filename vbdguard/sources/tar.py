@@ -36,6 +36,8 @@ JSON_LABEL_KEYS = ("label", "cls", "class")
 _META = re.compile(r"__[^/]*__($|/)")
 _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 """webdataset's own (tariterators.py), down to what it makes of line breaks."""
+_OTHER_MAGIC = (b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff", b"PK\x03\x04")
+"""What parquet, arrow and npz begin with: a file may be one of those and a tar at once, and readers go by its name."""
 _DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
 
 
@@ -352,5 +354,9 @@ def uncompressed(raw: HashingReader) -> BinaryIO:
     start = stream.peek(POINTER_BYTES)
     if error := pointer_error(start, "a tar file"):
         raise error
+    if start.startswith(_OTHER_MAGIC):
+        raise ReadError(
+            "ambiguous-kind", f"expected a tar file, got one that begins as another kind does: {start[:8]!r}"
+        )
     compression = compression_of(start)
     return stream if compression is None else io.BufferedReader(UnpackingReader(stream, compression), BLOCK)

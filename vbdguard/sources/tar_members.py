@@ -302,6 +302,9 @@ def _pax_records(data: bytes) -> dict[str, str]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or end > len(data) or data[end - 1 : end] != b"\n":
             raise ReadError("corrupt", f"expected a pax record, got {data[position : position + 32]!r}")
+        if not key or min(key) < ord(" "):
+            # Readers cut such a key, stop at it or keep it whole: a member would have two names.
+            raise ReadError("corrupt", f"expected the name of a pax record, got {key[:32]!r}")
         # Unlike the fields of a header, a record is not cut at a NUL; a path loses the slash of a folder.
         text = value.decode("utf-8", "backslashreplace")
         records[_text(key)] = text.rstrip("/") if key == b"path" else text

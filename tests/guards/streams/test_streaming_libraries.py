@@ -212,6 +212,22 @@ class TestLitdata:
         assert guarded.vbdguard.counts.total.dropped == Counter(entry.label for entry in report.flagged)
         assert len(plain) == 90
 
+    def test_two_processes_share_out_all_of_it(
+        self, optimized: Any, examples: Examples, shards: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In a distributed training a dataset is only as long as the part of one process."""
+        folder, found, kept = str(optimized()), Counter[tuple[bytes, int]](), 0
+        for rank in (0, 1):
+            env = litdata.utilities.env._DistributedEnv(2, rank, 1)
+            monkeypatch.setattr(litdata.utilities.env._DistributedEnv, "detect", classmethod(lambda _, env=env: env))
+            guarded = guard_streaming_library(litdata.StreamingDataset(folder), **shards.options)
+            report = guarded.vbdguard.report
+            found += pictures(guarded)
+            kept = report.dataset.samples - len(report.flagged)
+        assert report.dataset.samples == 90
+        assert not found - expected(examples, report)
+        assert kept - found.total() < 2  # what does not go into two equal parts, litdata drops
+
     def test_its_own_loader_shuffles_and_splits_it_among_workers(
         self, optimized: Any, examples: Examples, shards: Any
     ) -> None:

@@ -86,6 +86,13 @@ DAMAGED = [
     case("tar-trailing-byte-far-behind", shard(BODY + bytes(3 << 20) + b"x"), "corrupt"),
     case("tar-zero-block-inside", shard(BODY[:SECOND] + bytes(BLOCK) + BODY[SECOND:]), "corrupt"),
     case("tar-zero-blocks-inside", shard(BODY[:SECOND] + bytes(2 * BLOCK) + BODY[SECOND:]), "corrupt"),
+    case(
+        "tar-that-is-parquet-too",
+        shard(tar([("PAR1", b""), *sample("a", 1)]) + b"PAR1"),
+        "ambiguous-kind",
+        "SourceError",
+    ),
+    case("tar-that-is-arrow-too", shard(tar([("ARROW1", b""), *sample("a", 1)])), "ambiguous-kind"),
     case("tar-checksum", shard(BODY[:SECOND] + b"X" + BODY[SECOND + 1 :]), "corrupt"),
 ]
 
@@ -105,6 +112,8 @@ EXTENDED = [
     case("tar-pax-record-length-lies", shard(SIZED[:PAX_DATA] + b"99" + SIZED[PAX_DATA + 2 :]), "corrupt"),
     case("tar-pax-record-length-zero", shard(SIZED[:PAX_DATA] + b"00" + SIZED[PAX_DATA + 2 :]), "corrupt"),
     case("tar-pax-record-without-line-end", shard(SIZED.replace(b"size=3\n", b"size=3x")), "corrupt"),
+    case("tar-pax-record-named-with-nul", shard(pax({"path\0x": "b.png"})), "corrupt"),
+    case("tar-pax-record-without-name", shard(pax({"": "a", "path": "b.png"})), "corrupt"),
     case("tar-pax-name-with-nul", shard(tar([*sample("a", 1), ("x\0é.png", b"1")])), "no-label", "unsafe-name"),
 ]
 

@@ -139,6 +139,14 @@ def encrypted(data: bytes) -> bytes:
     return data
 
 
+def with_entry(data: bytes, name: str) -> bytes:
+    """Add an entry that numpy finds under the name of an array before the array itself."""
+    buffer = io.BytesIO(data)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(name, archive.read(f"{name}.npy"))
+    return buffer.getvalue()
+
+
 N = npz(images=IMAGES, labels=LABELS)
 EIGHT = array("(3,)", "<i8", 24)
 NPZS: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -151,6 +159,7 @@ NPZS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "fewer-labels": (npz(images=IMAGES, labels=LABELS[:39]), ("corrupt",)),
     "label-minus-one": (npz(images=IMAGES, labels=LABELS - 1), ("bad-label",)),
     "floats": (npz(images=IMAGES / 255, labels=LABELS), ("no-image-array",)),
+    "array-twice": (with_entry(npz(images=IMAGES, labels=LABELS), "images"), ("corrupt",)),
     "no-pair": (npz(stuff=IMAGES), ("no-image-array",)),
     "two-pairs": (npz(x_train=IMAGES, y_train=LABELS, x_test=IMAGES, y_test=LABELS), ("no-label-array",)),
     "by-columns": (npz(images=np.asfortranarray(IMAGES), labels=LABELS), ("unsupported",)),
