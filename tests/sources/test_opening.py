@@ -288,3 +288,42 @@ def test_opening_and_reading_shards_loads_no_torch(tar: Callable[[str], Path]) -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
+
+
+def test_shards_below_shards_are_refused_and_not_left_out(parquet: Callable[[str], Path], tmp_path: Path) -> None:
+    parquet("set/a.parquet")
+    parquet("set/more/deep/b.parquet")
+    with pytest.raises(SourceError, match=r"deep does too; name what you train on, such as .*/\*\.parquet"):
+        open_source(tmp_path / "set")
+    parquet("other/a.parquet")
+    parquet("other/.cache/b.parquet")
+    assert [shard.name for shard in open_source(tmp_path / "other").shards] == ["a.parquet"]
+
+
+def test_of_a_saved_data_set_all_that_its_state_names_is_read(tmp_path: Path, png: Png) -> None:
+    """Hugging Face names what it caches alike, and so may an attacker name what is to be loaded."""
+    table = pa.table({"image": [png(0), png(1)], "label": [0, 1]})
+    (tmp_path / "set").mkdir()
+    for name in ("data-00000.arrow", "cache-1.arrow", "cache-2.arrow"):
+        with pa.OSFile(str(tmp_path / "set" / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert [shard.name for shard in open_source(tmp_path / "set").shards] == ["data-00000.arrow"]
+    state = tmp_path / "set" / "state.json"
+    state.write_text('{"_data_files": [{"filename": "data-00000.arrow"}, {"filename": "cache-1.arrow"}]}')
+    assert [shard.name for shard in open_source(tmp_path / "set").shards] == ["cache-1.arrow", "data-00000.arrow"]
+    for name in ("../x.arrow", ".hidden.arrow", "gone.arrow"):
+        state.write_text(f'{{"_data_files": [{{"filename": "{name}"}}]}}')
+        with pytest.raises(SourceError, match="its state.json names"):
+            open_source(tmp_path / "set")
+
+
+def test_metadata_in_class_folders_decide_by_one_rule_only(tmp_path: Path, png: Png) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "0.png").write_bytes(png(0))
+        (tmp_path / "set" / label / "metadata.csv").write_text("file_name,label\n0.png,7\n")
+    for rule in (None, "huggingface"):
+        with pytest.raises(SourceError, match="--folder-rule torchvision if you train with that"):
+            open_source(tmp_path / "set", folder_rule=rule)
+    source = open_source(tmp_path / "set", folder_rule="torchvision")
+    assert [getattr(entry, "label", None) for shard in source.shards for entry in shard.read()] == ["cat", "dog"]

@@ -32,6 +32,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 """torchvision's own list: what has another suffix never reaches a trainer."""
 MORE_SUFFIXES = (".gif", ".jfif", ".jpe", ".jp2", ".pbm", ".pnm", ".tga", ".ico", ".dib", ".apng", ".pcx", ".dds")
 """Common ones that Hugging Face reads besides; what the decoder refuses is named."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""With one of these, Hugging Face takes labels from it and not from folders; it turns images by EXIF."""
 FILES_PER_SHARD = 2000
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 
@@ -93,7 +95,7 @@ def open_folder(root: str, *, rule: FolderRule | None = None) -> ShardSource:
         NothingToScanError: if there is no class folder, or no image in them.
         SourceError: if the first level holds splits, not classes, or the two rules disagree and none was named.
     """
-    paths = sorted(_remote_images(root) if is_url(root) else _local_images(root), key=_torchvision_order)
+    paths = sorted(_remote_images(root) if is_url(root) else _local_images(root, rule), key=_torchvision_order)
     classes = sorted({PurePosixPath(path).parts[0] for path in paths if "/" in path} | set(_folders(root)))
     _refuse_splits(root, classes, paths)
     files, rule = _chosen(root, paths, rule)
@@ -181,11 +183,11 @@ def _folders(root: str) -> list[str]:
         return sorted(entry.name for entry in entries if Path(entry.path).is_dir())
 
 
-def _local_images(root: str) -> Iterator[str]:
+def _local_images(root: str, rule: FolderRule | None) -> Iterator[str]:
     """Yield the images below a root by relative path; links are followed.
 
     Raises:
-        SourceError: if one leads in a circle.
+        SourceError: if one leads in a circle, or a folder holds metadata that decide about labels by a possible rule.
     """
     trails: dict[str, frozenset[str]] = {}
     for folder, _, names in os.walk(root, followlinks=True, onerror=_unlistable):
@@ -195,6 +197,12 @@ def _local_images(root: str) -> Iterator[str]:
             raise SourceError(
                 f"{folder}: expected a folder, got a link to one above it; torchvision goes in circles there and takes "
                 "all samples again under this class: remove the link"
+            )
+        lists = [name for name in METADATA if name in names] if rule != "torchvision" else []
+        if lists and folder != root:
+            raise SourceError(
+                f"{Path(folder, lists[0])}: Hugging Face takes labels from it, torchvision from the folders; pass "
+                "--folder-rule torchvision if you train with that, else keep one such file, in the topmost folder"
             )
         trails[str(Path(folder))] = above | {real}
         below = Path(folder).relative_to(root)

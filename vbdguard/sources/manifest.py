@@ -21,13 +21,11 @@ from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import LABEL_COLUMNS
 from vbdguard.sources.cutting import is_safe_name
 from vbdguard.sources.files import is_url, open_binary
-from vbdguard.sources.folder import FILES_PER_SHARD, read_image
+from vbdguard.sources.folder import FILES_PER_SHARD, METADATA, read_image
 from vbdguard.sources.secrets import without_query
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.tar import checked_label
 
-METADATA = ("metadata.csv", "metadata.jsonl")
-"""With one of these, Hugging Face takes labels from it and not from folders; it turns images by EXIF."""
 PATH_COLUMNS = (
     "file_name",
     "path",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -16,10 +17,10 @@ from vbdguard.sources.arrow import ArrowShard, arrow_class_names
 from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.commands import CommandShard, is_command
 from vbdguard.sources.files import is_url, short_names
-from vbdguard.sources.folder import IMAGE_SUFFIXES, open_folder
+from vbdguard.sources.folder import IMAGE_SUFFIXES, METADATA, open_folder
 from vbdguard.sources.http_file import asked
 from vbdguard.sources.kinds import SHARD_SUFFIXES, Kind, kind_of
-from vbdguard.sources.manifest import METADATA, open_manifest
+from vbdguard.sources.manifest import open_manifest
 from vbdguard.sources.npz import NpzShard
 from vbdguard.sources.parquet import ParquetShard, parquet_class_names
 from vbdguard.sources.pointers import MissingShard, PointerShard, missing_outputs
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_.])")
 _SCANNABLE = "tar shards, parquet, arrow or npz files, a CSV or JSON-lines manifest, or one folder per class"
 _SHOWN = 5
+_MAX_STATE = 16 << 20
+"""Bytes of a state.json."""
 _SIDECARS = (".md", ".json", ".txt", ".yaml", ".yml", ".toml", ".lock", ".dvc", ".idx", ".index", ".html", ".pdf")
 """What lies beside shards and is nobody's training data."""
 
@@ -167,6 +170,7 @@ def _open_folder(root: str, names: tuple[str, ...], reading: Reading) -> Source:
     shards = _shards_in(root)
     if shards:
         taken = _one_kind(root, shards)
+        _refuse_more_below(root, taken)
         _tell_what_is_left(root, taken)
         return _open_files(taken, names, reading, missing_outputs(root))
     with os.scandir(root) as entries:
@@ -212,10 +216,24 @@ def _shards_in(root: str) -> dict[str, Kind]:
         files = sorted(entry.path for entry in entries if not entry.name.startswith(".") and _is_file(entry))
     kinds = {path: kind_of(path) for path in files if not path.lower().endswith(IMAGE_SUFFIXES)}
     found = {path: kind for path, kind in kinds.items() if kind not in ("other", "manifest")}
+    saved = _saved_files(root)
+    if missing := sorted(saved - {Path(path).name for path in found}):
+        raise SourceError(f"{root}: its state.json names {missing[0]!r:.80}, which is none of the shards in it")
     # Hugging Face leaves what it computed beside what it computed it from.
     return {
-        path: kind for path, kind in found.items() if not (kind == "arrow" and Path(path).name.startswith("cache-"))
+        path: kind
+        for path, kind in found.items()
+        if kind != "arrow" or not (name := Path(path).name).startswith("cache-") or name in saved
     }
+
+
+def _saved_files(root: str) -> frozenset[str]:
+    """Return the files that Hugging Face's `load_from_disk` would read of a folder; none where it was not saved so."""
+    try:
+        state = json.loads(Path(root, "state.json").read_bytes()[:_MAX_STATE])
+        return frozenset(str(entry["filename"]) for entry in state["_data_files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return frozenset()
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -245,6 +263,17 @@ def _one_kind(root: str, shards: dict[str, Kind]) -> list[str]:
             f"{root}/{'train' if 'train' in splits else splits[0]}-*.{kind}"
         )
     return list(shards)
+
+
+def _refuse_more_below(root: str, taken: Sequence[str]) -> None:
+    """Refuse a folder whose folders hold shards as well: some trainers read them, and we would not."""
+    for folder, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if folder != root and _shards_in(folder):
+            raise SourceError(
+                f"{root} holds shards, and {folder} does too; name what you train on, such as "
+                f"{root}/*{Path(taken[0]).suffix}"
+            )
 
 
 def _tell_what_is_left(root: str, taken: Sequence[str]) -> None:
