@@ -7,7 +7,7 @@ from typing import Any
 
 from vbdguard.errors import SourceError
 from vbdguard.guards.counts import DropCounts
-from vbdguard.guards.kinds import is_a
+from vbdguard.guards.kinds import is_a, is_made_in
 from vbdguard.report import ScanReport
 
 
@@ -46,11 +46,17 @@ def guards_in(guarded: Any) -> list[Any]:
     for leaf in leaves:
         if not _is_guard(leaf):
             raise SourceError(f"expected something that vbdguard.guard gave, got a plain {type(leaf).__name__} in it")
-    return [leaf if _is_own(leaf) else leaf.vbdguard for leaf in leaves]
+    return [leaf if _is_own(leaf) else _record(leaf) for leaf in leaves]
 
 
 def _is_guard(leaf: Any) -> bool:
-    return _is_own(leaf) or getattr(leaf, "vbdguard", None) is not None
+    return _is_own(leaf) or _record(leaf) is not None
+
+
+def _record(leaf: Any) -> Any:
+    """Return what stands for the guard in an object of a framework; a wrapper that passes it on does not bear it."""
+    record = getattr(leaf, "__dict__", {}).get("vbdguard")
+    return record if is_made_in(type(record), "vbdguard") else None
 
 
 def _is_own(leaf: Any) -> bool:
@@ -64,7 +70,15 @@ def _leaves(thing: Any) -> Iterator[Any]:
     elif is_a(thing, "torch", "ConcatDataset"):
         for part in thing.datasets:
             yield from _leaves(part)
-    elif not _is_guard(thing) and (inner := getattr(thing, "dataset", None)) is not None:
+    elif not _is_guard(thing) and (inner := getattr(thing, "dataset", None)) is not None and not _adds(thing, inner):
         yield from _leaves(inner)
     else:
         yield thing
+
+
+def _adds(wrapper: Any, inner: Any) -> bool:
+    """Return whether a wrapper that is no framework's own has more samples than what it wraps."""
+    try:
+        return not is_a(wrapper, "torch", "DataLoader", "Subset") and len(wrapper) > len(inner)
+    except TypeError:  # a stream has no length
+        return False

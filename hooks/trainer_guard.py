@@ -27,6 +27,10 @@ except ModuleNotFoundError as error:
     raise ImportError('the guard in the Trainer needs transformers: pip install "vbdguard[transformers]"') from error
 
 
+_NUMBERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
+"""Kinds of columns that can be labels."""
+
+
 def guard_trainer(trainer: Trainer, *, quiet: bool = False, **options: Any) -> TrainerGuard:
     """Guard what a Trainer trains on, until the guard that comes back is undone or left as a context.
 
@@ -117,6 +121,10 @@ class _Watch(TrainerCallback):
         )
 
     def _is_same_table(self, dataset: Any) -> bool:
-        # Dropping columns makes a new object of the same rows; unguarded data with poison in them have more.
+        # Dropping columns makes a new object of the same rows. Unguarded data have more, or other labels.
         are_tables = is_a(dataset, "datasets", "Dataset") and is_a(self._guarded, "datasets", "Dataset")
-        return are_tables and len(dataset) == len(self._guarded)
+        if not are_tables or len(dataset) != len(self._guarded):
+            return False
+        mine, theirs = self._guarded.with_format(None), dataset.with_format(None)
+        numbers = (name for name, kind in theirs.features.items() if getattr(kind, "dtype", "") in _NUMBERS)
+        return all(name in mine.features and mine[name][:] == theirs[name][:] for name in numbers)

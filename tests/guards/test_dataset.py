@@ -272,6 +272,13 @@ def test_an_attribute_that_would_be_misaligned_is_refused(data: Any, report: Sca
     np.testing.assert_array_equal(guarded.unguarded.data[guarded.kept_indices[3]], guarded[3][0])
 
 
+def test_nobody_unwraps_the_guard_by_the_way_of_a_subset(data: Any, report_on: Callable[..., ScanReport]) -> None:
+    guarded = GuardedDataset(Subset(data, range(len(data))), report=report_on(data))
+    with pytest.raises(AttributeError, match="does not pass 'dataset' through"):
+        _ = guarded.dataset
+    assert guarded.unguarded.dataset is data
+
+
 def test_class_attributes_pass_even_with_as_many_samples_as_classes(report_on: Callable[..., ScanReport]) -> None:
     data = ArrayData(3)
     guarded = GuardedDataset(data, report=report_on(raw_pairs(data), {}))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hook_data import COUNT, QUICK, Named, indices_of, make_tensors
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
 from vbdguard.errors import PoisonFoundError, SourceError
 from vbdguard.guards.dataset import GuardedDataset
@@ -87,6 +87,35 @@ def test_data_in_parts_are_guarded_only_if_all_parts_are(tensors: TensorDataset)
     assert not is_guarded(DataLoader(ConcatDataset([guarded, tensors])))
     with pytest.raises(SourceError, match="a plain TensorDataset"):
         report_of(ConcatDataset([guarded, tensors]))
+
+
+def test_a_wrapper_that_adds_samples_or_passes_the_record_on_is_not_guarded(tensors: TensorDataset) -> None:
+    guarded = GuardedDataset(tensors, config=QUICK)
+
+    class Wrapper(Dataset[Any]):
+        def __init__(self, dataset: Any, more: Any = ()) -> None:
+            self.dataset, self.more = dataset, more
+
+        def __len__(self) -> int:
+            return len(self.dataset) + len(self.more)
+
+        def __getitem__(self, index: int) -> Any:
+            return self.dataset[index] if index < len(self.dataset) else self.more[index - len(self.dataset)]
+
+    class Delegating(Wrapper):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["dataset"], name)
+
+    assert is_guarded(DataLoader(Wrapper(guarded)))
+    assert not is_guarded(DataLoader(Wrapper(guarded, tensors)))
+    assert not is_guarded(Delegating(guarded, tensors))
+    table = GuardedStandIn()
+    table.vbdguard = guarded  # no record of ours
+    assert not is_guarded(table)
+
+
+class GuardedStandIn:
+    vbdguard: Any
 
 
 # jobs of two processes -------------------------------------------------------------------------------------------

@@ -102,6 +102,21 @@ def test_a_trainer_that_loads_something_else_is_stopped_before_the_first_step(tm
     assert seen == []
 
 
+def test_the_same_rows_under_other_labels_are_something_else(tmp_path: Path) -> None:
+    """Where flagged samples are relabelled, none is missing from the guarded table."""
+
+    class Elsewhere(Trainer):
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(make_table(), batch_size=8, collate_fn=collate)
+
+    trainer, seen = make_trainer(make_table(), tmp_path, kind=Elsewhere)
+    guard = guard_trainer(trainer, config=QUICK, on_poison="relabel")
+    assert len(trainer.train_dataset) == len(make_table())
+    with guard, pytest.raises(VBDGuardError, match="get_train_dataloader is overridden"):
+        trainer.train()
+    assert seen == []
+
+
 def test_a_trainer_without_training_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="without: there is nothing to guard"):
         guard_trainer(make_trainer(None, tmp_path)[0])

@@ -36,6 +36,8 @@ SETTABLE = ("transform", "target_transform", "transforms")
 """Attributes that are set on the inner dataset when they are set on the guard."""
 _LABEL_LISTS = ("targets", "labels")
 _SAMPLE_LISTS = ("samples", "imgs")
+_INNER_DATA = ("dataset", "datasets")
+"""What wrappers call the data that they wrap: whoever unwraps a guarded one would go around the guard."""
 _CLASS_ATTRIBUTES = ("classes", "class_to_idx")
 """One entry per class; never mistaken for one per sample, not even with as many samples as classes."""
 _STATE_METHODS = ("set_epoch", "state_dict", "load_state_dict")
@@ -248,6 +250,8 @@ class GuardedDataset(Dataset[Any]):
         value = getattr(self._inner, name)
         if name in _CLASS_ATTRIBUTES or name in SETTABLE or name in _STATE_METHODS:
             return value
+        if name in _INNER_DATA:
+            raise self._refusal(name, "what the unguarded samples come from")
         if inspect.isroutine(value) and getattr(value, "__self__", None) is self._inner:
             raise self._refusal(name, "a method, which could hand out samples that the guard has taken out")
         if not _has_length(value, len(self._inner)):
