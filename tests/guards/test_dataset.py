@@ -272,8 +272,8 @@ def test_an_attribute_that_would_be_misaligned_is_refused(data: Any, report: Sca
     np.testing.assert_array_equal(guarded.unguarded.data[guarded.kept_indices[3]], guarded[3][0])
 
 
-def test_nobody_unwraps_the_guard_by_the_way_of_a_subset(data: Any, report_on: Callable[..., ScanReport]) -> None:
-    guarded = GuardedDataset(Subset(data, range(len(data))), report=report_on(data))
+def test_nobody_unwraps_the_guard_by_the_way_of_a_subset(data: Any, report: ScanReport) -> None:
+    guarded = GuardedDataset(Subset(data, range(len(data))), report=report)
     with pytest.raises(AttributeError, match="does not pass 'dataset' through"):
         _ = guarded.dataset
     assert guarded.unguarded.dataset is data
