@@ -8,15 +8,17 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from vbdguard.errors import UnscannedSampleError
+from vbdguard.errors import SourceError, UnscannedSampleError
 from vbdguard.guards.dataset import GuardedDataset
 from vbdguard.guards.policy import GuardWarning
 from vbdguard.guards.scanned_files import note_files
@@ -203,6 +205,50 @@ def test_a_worker_notices_too(rested: Path, found: ScanReport) -> None:
         [sent[index] for index in range(len(sent))]
     with pytest.raises(UnscannedSampleError, match=r"00\.png"):
         list(DataLoader(guarded, num_workers=1, multiprocessing_context="fork"))
+
+
+class Negative(ImageFolder):
+    """Hands out what no `transform=None` undoes."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return 255 - np.asarray(image), label
+
+
+def positive(index: int) -> Any:
+    return Image.fromarray(PIXELS[index]), LABELS[index]
+
+
+@pytest.mark.usefixtures("no_delay")
+@pytest.mark.parametrize("raw", ["a dataset", "a dataset with a transform", "a function"])
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_raw_is_what_files_are_looked_at_through_again(
+    rested: Path, found: ScanReport, raw: str, is_sent: bool
+) -> None:
+    transform = transforms.ToTensor() if raw == "a dataset with a transform" else None
+    source = positive if raw == "a function" else ImageFolder(str(rested), transform=transform)
+    guarded = GuardedDataset(Negative(str(rested)), raw=source, report=found)
+    assert len(guarded) == 10
+    used = pickle.loads(pickle.dumps(guarded)) if is_sent else guarded
+    for path in rested.glob("*/*.png"):
+        path.touch()
+    assert len([used[index] for index in range(len(used))]) == 10
+    if raw != "a function":
+        one_pixel(rested)
+        with pytest.raises(UnscannedSampleError, match=r"00\.png: expected the image that was scanned"):
+            [used[index] for index in range(len(used))]
+
+
+@pytest.mark.usefixtures("no_delay")
+def test_a_file_that_cannot_be_looked_at_again_is_not_called_another_one(rested: Path, found: ScanReport) -> None:
+    guarded = GuardedDataset(Negative(str(rested)), raw=lambda index: positive(index), report=found)
+    sent = pickle.loads(pickle.dumps(guarded))
+    (rested / "a" / "00.png").touch()
+    assert len([guarded[index] for index in range(len(guarded))]) == 10
+    with pytest.raises(UnscannedSampleError, match=r"00\.png: the file changed.*raw= could not be sent"):
+        [sent[index] for index in range(len(sent))]
+    with pytest.raises(SourceError, match="raw= stayed in the process that scanned"):
+        sent.untransformed[0]
 
 
 def test_warned_of_it_passes(rested: Path, found: ScanReport) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import operator
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ from vbdguard.guards.timm_reading import trusted_view
 from vbdguard.guards.untransformed import Untransformed
 from vbdguard.guards.verdict import Verdict, apply_policy
 from vbdguard.report import ScanReport
-from vbdguard.sources.torch_dataset import TorchDatasetSource
+from vbdguard.sources.torch_dataset import TorchDatasetSource, raw_fetcher
 from vbdguard.sources.torch_items import is_tensor
-from vbdguard.sources.torch_views import label_transform_of, raw_view
+from vbdguard.sources.torch_views import label_transform_of
 
 SETTABLE = ("transform", "target_transform", "transforms")
 """Attributes that are set on the inner dataset when they are set on the guard."""
@@ -149,8 +150,7 @@ class GuardedDataset(Dataset[Any]):
     @property
     def untransformed(self) -> Untransformed:
         """The kept samples as the scan saw them; what a scan of this guard looks at."""
-        raw = raw_view(self._inner) if self._raw is None else self._raw
-        return Untransformed(raw, self._scanned())
+        return Untransformed(raw_fetcher(self._inner, self._raw), self._scanned())
 
     def __len__(self) -> int:
         return len(self._scanned().kept)
@@ -185,11 +185,11 @@ class GuardedDataset(Dataset[Any]):
             return
         for index in inner_indices:
             if not self._files.is_known(index) and not self._files.holds_scanned(index, self._fetch_raw):
-                self._policy.meet_changed_file(self._files.path(index), name=type(self._inner).__name__)
+                name, is_seen = type(self._inner).__name__, self._raw is not _left_behind
+                self._policy.meet_changed_file(self._files.path(index), name=name, is_seen=is_seen)
 
     def _fetch_raw(self, index: int) -> Any:
-        raw = raw_view(self._inner) if self._raw is None else self._raw
-        return raw[index] if hasattr(raw, "__getitem__") else raw(index)
+        return raw_fetcher(self._inner, self._raw)(index)
 
     def _admit(self, verdict: Verdict, inner_index: int, item: Any) -> Any:
         change = verdict.new_labels.get(inner_index)
@@ -287,9 +287,10 @@ class GuardedDataset(Dataset[Any]):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers must not scan again. `raw` has done its work, and is often a lambda, which cannot be pickled.
+        # Workers must not scan again; they want `raw` for files that change, and do without where it is a lambda.
         self._scanned()
-        return {**self.__dict__, "_raw": None}
+        is_wanted = self._raw is None or (self._files is not None and _is_picklable(self._raw))
+        return {**self.__dict__, "_raw": self._raw if is_wanted else _left_behind}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -300,6 +301,21 @@ class GuardedDataset(Dataset[Any]):
             return f"{type(self).__name__}({name}, not scanned yet)"
         kept, length = len(self._verdict.kept), self._verdict.length
         return f"{type(self).__name__}({name}, {kept:,} of {length:,} samples kept, verdict {self.report.verdict})"
+
+
+def _is_picklable(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever its parts make of being pickled
+        return False
+    return True
+
+
+def _left_behind(index: int) -> NoReturn:
+    """Stand for a `raw` that stayed in the process that scanned."""
+    raise SourceError(
+        f"item {index}: raw= stayed in the process that scanned; pass a dataset, or a function that a module defines"
+    )
 
 
 def _inner_index(kept: NDArray[np.int64], index: Any) -> int:

@@ -89,17 +89,23 @@ class Policy:
         if self.on_unscanned == "warn":
             _warn(f'{found}; on_unscanned="warn" lets them pass')
 
-    def meet_changed_file(self, path: str, *, name: str) -> None:
+    def meet_changed_file(self, path: str, *, name: str, is_seen: bool = True) -> None:
         """Raise or warn about a file that is not the one that was scanned.
 
         Args:
             path: of the file.
             name: the dataset, for the message.
+            is_seen: whether its image was looked at; otherwise all that is known is that the file was changed.
 
         Raises:
             UnscannedSampleError: under `raise`, and under `drop`: an index that was promised cannot be left out.
         """
         found = f"{path}: expected the image that was scanned, got another one; {name} was guarded before it changed"
+        if not is_seen:
+            found = (
+                f"{path}: the file changed since {name} was guarded; whether its image did cannot be told in this "
+                "process, where raw= could not be sent (a dataset can be, or a function that a module defines)"
+            )
         if self.on_unscanned != "warn":
             raise UnscannedSampleError(
                 f"{found}; put the file back, or scan what is there now: vbdguard.GuardedDataset(dataset), made anew"

@@ -208,6 +208,13 @@ class StreamRecord:
     def __getstate__(self) -> dict[str, Any]:
         return {"_report": None, "_tally": self._tally}
 
+    # Only what leaves the process leaves the report behind; nothing in a record changes, so its copies are itself.
+    def __copy__(self) -> StreamRecord:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamRecord:
+        return self
+
 
 def make_screen(
     report: ScanReport,
@@ -294,6 +301,7 @@ def scanned(
         engine=settings.engine,
         jobs=settings.reading_jobs,
         limits=settings.reading_limits,
+        check_pixels=False,
     )
     if ingested.dataset_digest != report.dataset.digest:
         raise UnscannedSampleError(

@@ -47,8 +47,14 @@ class Tally:
         descriptor, name = tempfile.mkstemp(prefix="vbdguard-", suffix=".tally")
         os.close(descriptor)
         self._path = Path(name)
-        # The file goes with the tally that made it, not with the copies in other processes.
-        weakref.finalize(self, _remove, self._path, os.getpid())
+        self._file: _File | None = _File(self._path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._file = _FILES.get(self._path)
 
     def begin(self) -> PassCount:
         """Begin a pass in this process.
@@ -68,8 +74,8 @@ class Tally:
                 mapped = mmap.mmap(file.fileno(), start + row.nbytes - page, offset=page)
         except OSError as error:
             raise VBDGuardError(
-                f"{self._path}: cannot count what the guard does: {error}; the process that called vbdguard.guard() "
-                "must live as long as the training"
+                f"{self._path}: cannot count what the guard does: {error}; the process that called vbdguard.guard(), "
+                "and what it returned there, must live as long as the training"
             ) from error
         return PassCount(memoryview(mapped).cast("q")[(start - page) // _ITEM + _LANE :], self.classes)
 
@@ -105,6 +111,17 @@ class Tally:
     def _by_class(self, counts: Sequence[int]) -> Mapping[int | str, int]:
         shown: list[int | str] = [name if self._shows_names else number for number, name in self.classes]
         return {label: count for label, count in zip(shown, counts, strict=True) if count}
+
+
+class _File:
+    """Holds a file of counts: it goes with the last tally of its process, not with those in other processes."""
+
+    def __init__(self, path: Path) -> None:
+        weakref.finalize(self, _remove, path, os.getpid())
+        _FILES[path] = self
+
+
+_FILES: weakref.WeakValueDictionary[Path, _File] = weakref.WeakValueDictionary()
 
 
 class PassCount:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from vbdguard.guards.verdict import Verdict
 class Untransformed:
     """What the scan saw, at a guard's own indices, and under the classes that training sees."""
 
-    raw: Any
-    """A dataset of N untransformed items, or a function from an inner index to one."""
+    fetch: Callable[[int], Any]
+    """Gives an untransformed item by its inner index."""
     verdict: Verdict
 
     def __len__(self) -> int:
@@ -22,6 +23,6 @@ class Untransformed:
 
     def __getitem__(self, index: int) -> Any:
         inner = self.verdict.kept.item(index)
-        item = self.raw[inner] if hasattr(self.raw, "__getitem__") else self.raw(inner)
+        item = self.fetch(inner)
         change = self.verdict.new_labels.get(inner)
         return item if change is None else relabelled(item, change)

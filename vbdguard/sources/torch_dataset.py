@@ -52,7 +52,7 @@ class TorchDatasetSource:
     def __init__(self, dataset: Any, *, raw: RawView | None = None) -> None:
         self._length = _length_of(dataset)
         self._dataset = dataset
-        self._fetch = _fetcher(raw_view(dataset) if raw is None else raw, self._length)
+        self._fetch = raw_fetcher(dataset, raw)
         self._name = type(dataset).__name__
         _probe(self._fetch, self._length, self._name)
 
@@ -114,9 +114,15 @@ def _length_of(dataset: Any) -> int:
         ) from error
 
 
-def _fetcher(view: RawView, length: int) -> Callable[[int], Any]:
+def raw_fetcher(dataset: Any, raw: RawView | None) -> Callable[[int], Any]:
+    """Return what gives the untransformed items of a dataset by their indices; see `TorchDatasetSource`.
+
+    Raises:
+        SourceError: if `raw` is neither a dataset of as many items nor a function.
+    """
+    view = dataset if raw is None else raw
     if hasattr(view, "__getitem__"):
-        came = _length_of(view)
+        came, length = _length_of(view), _length_of(dataset)
         if came != length:
             raise SourceError(f"expected raw= of the dataset's length {length}, got one of length {came}")
         fetch: Callable[[int], Any] = raw_view(view).__getitem__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import pickle
 from collections import Counter
@@ -83,6 +85,19 @@ def test_a_decoding_pipeline_in_a_torch_loader_trains_on_the_kept_samples(shards
         labels.update(classes.tolist())
     all_labels = Counter(dict.fromkeys(range(3), 30))
     assert labels == all_labels - Counter(shards.dropped)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_outlives_what_it_was_copied_from(
+    shards: Any, plain: Make, keys_of: Keys, duplicate: Callable[[Any], Any]
+) -> None:
+    guarded = guard_webdataset(plain(shards.urls), **shards.options)
+    report, twin = guarded.vbdguard.report, duplicate(guarded)
+    del guarded
+    gc.collect()
+    assert keys_of(twin) == shards.kept_keys
+    assert twin.vbdguard.counts.total.dropped == shards.dropped
+    assert twin.vbdguard.report == report
 
 
 def test_stages_after_the_guard_may_be_added_later(shards: Any, plain: Make) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,16 +83,19 @@ def test_rows_beyond_one_page_are_found() -> None:
     assert [entry.passed for entry in tally.counts.epochs] == [1] * 200
 
 
-def test_the_file_goes_with_the_tally_and_not_with_a_copy() -> None:
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda tally: pickle.loads(pickle.dumps(tally))])
+def test_the_file_goes_with_the_last_tally_of_its_process(duplicate: Callable[[Tally], Tally]) -> None:
     tally = Tally(CLASSES)
     path = Path(tally._path)
-    pickled = pickle.dumps(tally)
-    copy = pickle.loads(pickled)
-    copy.begin()
-    del copy
-    gc.collect()
-    assert path.exists()
+    twin = duplicate(tally)
     del tally
+    gc.collect()
+    count_one_pass(twin, 3)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(_begin_in_worker, [twin])
+    assert twin.counts.total.dropped == {4: 2}
+    pickled = pickle.dumps(twin)
+    del twin
     gc.collect()
     assert not path.exists()
     with pytest.raises(VBDGuardError, match="must live as long as the training"):
