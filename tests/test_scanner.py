@@ -413,6 +413,26 @@ def test_segments_in_each_others_places_are_read_anew(
     assert caplog.text.count("or is that of another segment") == 2
 
 
+def test_damaged_pixels_are_read_anew_when_they_are_wanted(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = str(write())
+    first = scan(data, ACCUSING, cache_dir=tmp_path / "cache")
+    path = next((tmp_path / "cache" / "segments").glob("*/pixels.npy"))
+    pixels = bytearray(path.read_bytes())
+    pixels[-1] ^= 1
+    path.write_bytes(pixels)
+    assert scan(data, ACCUSING, cache_dir=tmp_path / "cache").from_cache
+    assert caplog.records == []
+    again = scan(data, ACCUSING, cache_dir=tmp_path / "cache", refresh=True)
+    assert timeless(again) == timeless(first)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a stored segment was damaged and has been rebuilt: {path.parent.name}: pixels.npy does not match its checksum"
+    ]
+    scan(data, ACCUSING, cache_dir=tmp_path / "cache", refresh=True)
+    assert len(caplog.records) == 1
+
+
 def test_a_report_of_another_version_is_computed_anew(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

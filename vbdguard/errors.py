@@ -52,6 +52,24 @@ class ReadError(VBDGuardError):
         return type(self), (self.reason, self.detail)
 
 
+PASSING_REASONS = frozenset({"io-error", "out-of-memory"})
+"""Reasons of a ReadError that lie with the machine, not with the data: what failed may well be read another time."""
+
+
+def damage(error: Exception, what: str) -> ReadError:
+    """Return what to say of what a library raised while it read: the data are damaged, or the machine has failed.
+
+    Args:
+        error: what it raised.
+        what: what was read, such as "the parquet file".
+    """
+    if isinstance(error, MemoryError):
+        return ReadError("out-of-memory", f"{what} does not fit into memory: {error}")
+    if isinstance(error, OSError) and error.errno:
+        return ReadError("io-error", f"cannot read {what}: {error}")
+    return ReadError("corrupt", f"{what} is damaged: {error}")
+
+
 class CacheError(VBDGuardError):
     """The cache directory cannot be created, read or written."""
 

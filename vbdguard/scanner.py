@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from vbdguard.cache import Cache
 from vbdguard.config import DirectMethodConfig, ScanConfig
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.reader import Ingested, ingest
+from vbdguard.ingest.segments import DamagedSegmentError
 from vbdguard.progress import Progress, current_listener
 from vbdguard.report_building import build_report, renew_report
 from vbdguard.sources.opening import open_source
@@ -100,7 +102,8 @@ def scan_with_digests(
         opened = open_source(
             source, label_key=config.label_key, folder_rule=config.folder_rule, run_commands=config.run_commands
         )
-        ingested = ingest(
+        read = partial(
+            ingest,
             opened,
             store_dir=cache.store_dir,
             image_size=config.canonical_size,
@@ -110,7 +113,15 @@ def scan_with_digests(
             limits=config.reading_limits,
             progress=progress,
         )
-        report = report_on(ingested, config, cache, kind=kind, start=start, refresh=refresh, progress=progress)
+        judge = partial(
+            report_on, config=config, cache=cache, kind=kind, start=start, refresh=refresh, progress=progress
+        )
+        ingested = read(check_pixels=False)  # a cached report answers without them
+        try:
+            report = judge(ingested)
+        except DamagedSegmentError:
+            ingested = read()
+            report = judge(ingested)
         return Scanned(report, ingested.store.digests)
 
 
@@ -137,6 +148,7 @@ def report_on(
 
     Raises:
         NothingToScanError: if there is too little to say anything.
+        DamagedSegmentError: if pixels that are needed are not those that were stored; read with them checked, and anew.
     """
     seconds = {"ingest": time.perf_counter() - start}
     settings = config.result_settings()
@@ -187,6 +199,7 @@ def _judge(
 
     device = _device(config)
     _require_enough(ingested, config)
+    ingested.require_sound_pixels()
     population = stored_population(ingested, device)
     detection = detect(population, config.method, seed=config.seed, progress=progress)
     timings = seconds | detection.seconds | {"total": time.perf_counter() - start}

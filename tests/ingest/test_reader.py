@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from vbdguard.ingest import shards as shard_pass
 from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import dataset_digest, sample_digest
 from vbdguard.ingest.reader import Ingested, ingest
+from vbdguard.ingest.segments import DamagedSegmentError
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.shards import ShardSource
 from vbdguard.sources.tar import TarShard
@@ -371,6 +372,38 @@ def test_damaged_segment_is_one_warning_and_rebuilt(
     caplog.clear()
     ingest(folder, store_dir=store_dir)
     assert caplog.records == []
+
+
+def test_pixels_are_looked_at_when_somebody_wants_them(shards: Shards, store_dir: Path) -> None:
+    folder = shards()
+    assert ingest(folder, store_dir=store_dir, check_pixels=False).unchecked == ()
+    segments = set((store_dir / "segments").iterdir())
+    again = ingest(folder, store_dir=store_dir, check_pixels=False)
+    assert set(again.unchecked) == segments
+    again.require_sound_pixels()
+    assert ingest(folder, store_dir=store_dir).unchecked == ()
+    path = again.unchecked[-1] / "pixels.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedSegmentError, match="pixels.npy does not match"):
+        ingest(folder, store_dir=store_dir, check_pixels=False).require_sound_pixels()
+
+
+def test_what_the_memory_was_too_small_for_is_read_another_time(
+    shards: Shards, store_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shards()
+    with monkeypatch.context() as starved:
+        starved.setattr("vbdguard.ingest.decode._to_rgb", out_of_memory)
+        with pytest.raises(NothingToScanError, match="out-of-memory"):
+            ingest(folder, store_dir=store_dir)
+    done = ingest(folder, store_dir=store_dir)
+    assert (done.status, len(done.store)) == ("complete", 30)
+
+
+def out_of_memory(image: object) -> NoReturn:
+    raise MemoryError("no room")
 
 
 def test_store_holds_segments_and_nothing_else(shards: Shards, store_dir: Path) -> None:

@@ -169,6 +169,7 @@ def _renewed(
             engine=config.engine,
             jobs=config.reading_jobs,
             limits=config.reading_limits,
+            check_pixels=False,
             progress=progress,
         )
         renewed = renew_report(report, ingested, seconds=report.timings)

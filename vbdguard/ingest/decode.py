@@ -34,7 +34,7 @@ from PIL import __version__ as pillow_version
 from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 
-from vbdguard.errors import ReadError
+from vbdguard.errors import ReadError, damage
 from vbdguard.ingest.orientation import Turner, make_turner, upright_size
 from vbdguard.sources.base import ExifRule
 from vbdguard.sources.pointers import pointer_error
@@ -69,7 +69,7 @@ def decode_image(
         uint8 (H, W, 3), RGB, C-contiguous.
 
     Raises:
-        ReadError: "undecodable", "truncated", "too-large", "unsupported-mode" or "git-lfs-pointer".
+        ReadError: "undecodable", "truncated", "too-large", "out-of-memory", "unsupported-mode" or "git-lfs-pointer".
     """
     with _strict_pillow():
         return _decode(image, size, make_turner(exif)).copy()
@@ -208,8 +208,10 @@ def _strict_pillow() -> Iterator[None]:
 
 def _read_error(data: bytes, error: Exception) -> ReadError:
     """Return what to say of whatever Pillow raises: OSError, SyntaxError, ValueError, struct.error, IndexError..."""
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError | MemoryError):
-        return _too_large(str(error) or "more than the memory holds")
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return _too_large(str(error))
+    if isinstance(error, MemoryError):
+        return damage(error, "the image")
     return _undecodable(data, error)
 
 

@@ -17,7 +17,7 @@ from vbdguard.engines.limits import Limits
 from vbdguard.errors import CacheError, NothingToScanError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, sequence_digest, skipped_digest
-from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, load_segment
+from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, load_segment, require_sound_pixels
 from vbdguard.ingest.shard_pass import ReadShard, ReadSource, read_shards
 from vbdguard.ingest.store import PixelStore, build_store
 from vbdguard.progress import Progress, Silent
@@ -45,6 +45,8 @@ class Ingested:
     """Those of the source's shards, sorted."""
     believed: str = ""
     """Hex digest of what was not read here but taken from partial scans, pixels included; empty for other sources."""
+    unchecked: tuple[Path, ...] = ()
+    """Segments whose pixels nobody has read since they were written."""
 
     @property
     def status(self) -> Status:
@@ -55,6 +57,15 @@ class Ingested:
     def class_counts(self) -> tuple[int, ...]:
         """(K,) samples of each class."""
         return tuple(np.bincount(self.store.labels, minlength=len(self.store.class_labels)).tolist())
+
+    def require_sound_pixels(self) -> None:
+        """Read the pixels that were stored earlier and not looked at since.
+
+        Raises:
+            DamagedSegmentError: if they are not what was written.
+        """
+        for segment in self.unchecked:
+            require_sound_pixels(segment)
 
     @property
     def judged(self) -> str:
@@ -76,6 +87,7 @@ def ingest(
     engine: EngineName = "local",
     jobs: int | None = 1,
     limits: Limits | None = None,
+    check_pixels: bool = True,
     progress: Progress | None = None,
 ) -> Ingested:
     """Return the store over a source's samples, with what is to be reported about the reading.
@@ -89,6 +101,8 @@ def ingest(
         jobs: how many are read at once; None takes one per core, or all that a Ray cluster has.
         limits: what one shard may cost; with limits a process of its own reads even a single one. A source that cannot
             be sent to other processes is read in this one, without limits.
+        check_pixels: whether to read the pixels of what stands in the store already, which takes longer than to hash
+            the shards; who does without may call `Ingested.require_sound_pixels` before he looks at them.
         progress: hears of one stage, "ingest", a step per shard.
 
     Raises:
@@ -105,6 +119,7 @@ def ingest(
         image_size=image_size,
         label_key=label_key,
         progress=progress or Silent(),
+        check_pixels=check_pixels,
     )
     return joined(read)
 
@@ -137,6 +152,7 @@ def joined(read: ReadSource) -> Ingested:
         tuple(sorted(gathered.reports, key=lambda report: report.name)),
         entries,
         tuple(sorted({shard.exif for shard in read.shards})),
+        unchecked=tuple(one.outcome.segment for one in read.shards if one.outcome.segment and one.outcome.is_unchecked),
     )
 
 
@@ -184,7 +200,7 @@ def _result(shard: ReadShard, size: tuple[int, int]) -> tuple[Segment | None, Se
         identity = skipped_digest(reason, bytes.fromhex(outcome.digest) or shard.name.encode())
         return None, [SkippedEntry(shard.name, reason, detail, identity.hex(), was_read=False, is_shard=True)]
     try:
-        segment = load_segment(outcome.segment, size, check_pixels=False)  # the shard's own pass has checked them
+        segment = load_segment(outcome.segment, size, check_pixels=False)  # that is for the pass over the shard
     except DamagedSegmentError as error:
         raise CacheError(f"{outcome.segment} was damaged while it was in use: {error}; scan again") from error
     if segment is None:

@@ -21,7 +21,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from vbdguard.errors import CacheError
+from vbdguard.errors import PASSING_REASONS, CacheError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
 from vbdguard.ingest.keys import PackedKeys
@@ -62,6 +62,11 @@ class Segment:
     skipped: tuple[SkippedEntry, ...]
     turned: int = 0
     """How many images are seen otherwise than they are stored, turned by their EXIF orientation."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether reading the shard again would find the same: nothing was left out for want of memory or a disk."""
+        return not any(entry.reason in PASSING_REASONS for entry in self.skipped)
 
 
 class DamagedSegmentError(Exception):
@@ -109,21 +114,17 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
     Args:
         path: the segment's folder.
         image_size: canonical height and width that it was made for.
-        check_pixels: whether to read the pixels too; a caller that has just done so need not.
+        check_pixels: whether to read the pixels too; who has just done so, or wants none of them, need not.
 
     Raises:
         DamagedSegmentError: if it is not what was written.
     """
     if not path.is_dir():
         return None
-    try:
-        stated = json.loads((path / "samples.json").read_bytes())
-        body = stated["body"]
-        if stated["checksum"] != _checksum(path.name, body):
-            raise DamagedSegmentError("samples.json does not match its checksum, or is that of another segment")
+    with _naming_damage():
+        body = _body(path)
         for name in ("pixels.npy", "digests.npy") if check_pixels else ("digests.npy",):
-            if file_digest(str(path / name)) != body["checksums"][name]:
-                raise DamagedSegmentError(f"{name} does not match its checksum")
+            _check_file(path, name, body)
         digests: NDArray[np.uint8] = np.load(path / "digests.npy", allow_pickle=False)
         count = len(body["keys"])
         pixels = open_pixels(path)
@@ -139,10 +140,39 @@ def load_segment(path: Path, image_size: tuple[int, int], *, check_pixels: bool 
         shared: dict[int | str, int | str] = {}
         labels = tuple(shared.setdefault(label, label) for label in body["labels"])  # a name is held once
         return Segment(path, digests, PackedKeys(body["keys"]), labels, skipped, int(body["turned"]))
+
+
+def require_sound_pixels(path: Path) -> None:
+    """Read the pixels of a segment that was loaded without.
+
+    Raises:
+        DamagedSegmentError: if they are not what was written.
+    """
+    with _naming_damage():
+        _check_file(path, "pixels.npy", _body(path))
+
+
+@contextmanager
+def _naming_damage() -> Iterator[None]:
+    """Let whatever a damaged file makes json, numpy or a lookup raise be a DamagedSegmentError."""
+    try:
+        yield
     except DamagedSegmentError:
         raise
-    except Exception as error:  # whatever a damaged file makes json, numpy or a lookup raise
+    except Exception as error:
         raise DamagedSegmentError(f"{type(error).__name__}: {error}") from error
+
+
+def _body(path: Path) -> Any:
+    stated = json.loads((path / "samples.json").read_bytes())
+    if stated["checksum"] != _checksum(path.name, stated["body"]):
+        raise DamagedSegmentError("samples.json does not match its checksum, or is that of another segment")
+    return stated["body"]
+
+
+def _check_file(path: Path, name: str, body: Any) -> None:
+    if file_digest(str(path / name)) != body["checksums"][name]:
+        raise DamagedSegmentError(f"{name} does not match its checksum")
 
 
 def _is_label(value: object) -> bool:

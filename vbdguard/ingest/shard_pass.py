@@ -15,8 +15,8 @@ from vbdguard.engines.base import Engine, WorkerDied
 from vbdguard.errors import CacheError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.packing import place_segment
-from vbdguard.ingest.segments import DamagedSegmentError, known_sizes, load_segment, remove_segment
-from vbdguard.ingest.shards import ShardOutcome, ShardTask, ingest_shard, leave_mark
+from vbdguard.ingest.segments import DamagedSegmentError, known_sizes, remove_segment
+from vbdguard.ingest.shards import ShardOutcome, ShardTask, has_segment, ingest_shard, leave_mark
 from vbdguard.ingest.shares import Share
 from vbdguard.ingest.sizing import Votes, canonical_size, probe_sizes
 from vbdguard.ingest.staging import staging_area
@@ -61,6 +61,7 @@ def read_shards(
     image_size: tuple[int, int] | None = None,
     label_key: str | None = None,
     share: Share | None = None,
+    check_pixels: bool = True,
 ) -> ReadSource:
     """Return what became of the shards of a source, their segments standing in the store.
 
@@ -72,6 +73,7 @@ def read_shards(
         image_size: canonical height and width in pixels; None takes them from all shards, also for a share.
         label_key: what holds the label, where it is not one of the usual places.
         share: which shards to read; None reads all.
+        check_pixels: whether to read the pixels of what stands in the store already.
 
     Raises:
         CacheError: if the store cannot be written.
@@ -88,7 +90,14 @@ def read_shards(
             mark, decoder = leave_mark(staging), decoder_id()
             tasks = {
                 place: ShardTask(
-                    shards[place], store_dir, staging, size, _label_key(shards[place], label_key), mark, decoder
+                    shards[place],
+                    store_dir,
+                    staging,
+                    size,
+                    _label_key(shards[place], label_key),
+                    mark,
+                    decoder,
+                    check_pixels,
                 )
                 for place in places
             }
@@ -148,12 +157,12 @@ def _settled(outcome: ShardOutcome, task: ShardTask) -> ShardOutcome | None:
     if not outcome.is_hearsay or outcome.segment is None:
         return outcome
     try:
-        is_there = load_segment(outcome.segment, task.image_size) is not None
+        is_there = has_segment(outcome.segment, task)
     except DamagedSegmentError as error:
         log.warning("a stored segment was damaged and is rebuilt: %s: %s", outcome.segment.name, error)
         remove_segment(outcome.segment)
         is_there = False
-    return replace(outcome, is_hearsay=False) if is_there else None
+    return replace(outcome, is_hearsay=False, is_unchecked=not task.check_pixels) if is_there else None
 
 
 def _placed(outcome: ShardOutcome, task: ShardTask) -> Path | None:

@@ -50,6 +50,8 @@ class ShardTask:
     """What `leave_mark` has left in the staging area."""
     decoder: str
     """`decoder_id()` of the scan: two decoders may see one image differently."""
+    check_pixels: bool = True
+    """Whether to read the pixels of a segment that stands in the store already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class ShardOutcome:
     """What to put before the segment's keys: a file's segment does not know what the file is called today."""
     failure: tuple[str, str] = ("", "")
     """Reason and detail of the failure."""
+    is_unchecked: bool = False
+    """Whether it stood there already, and its pixels were not read."""
     damage: str = ""
     """What was wrong with the segment that had to be rebuilt."""
     packed: PackedSegment | None = None
@@ -143,8 +147,8 @@ def _ingest(task: ShardTask, known_sizes: Container[int | None], *, sees_store: 
             if not sees_store and reading.size in known_sizes:
                 return ShardOutcome(reading.digest, path, reading.key_prefix, is_hearsay=True)
             try:
-                if load_segment(path, task.image_size) is not None:
-                    return ShardOutcome(reading.digest, path, reading.key_prefix)
+                if has_segment(path, task):
+                    return ShardOutcome(reading.digest, path, reading.key_prefix, is_unchecked=not task.check_pixels)
             except DamagedSegmentError as error:
                 damage = f"{path.name}: {error}"
                 remove_segment(path)
@@ -154,6 +158,19 @@ def _ingest(task: ShardTask, known_sizes: Container[int | None], *, sees_store: 
         raise
     except Exception as error:  # one shard that breaks a library must cost this shard, not the scan
         return ShardOutcome("" if reading is None else reading.digest_of_failed(), None, failure=_failure(error))
+
+
+def has_segment(path: Path, task: ShardTask) -> bool:
+    """Return whether a segment stands in the store and will do; one that lacks what may be had now is removed.
+
+    Raises:
+        DamagedSegmentError: if it is not what was written.
+    """
+    segment = load_segment(path, task.image_size, check_pixels=task.check_pixels)
+    if segment is None or segment.is_final:
+        return segment is not None
+    remove_segment(path)
+    return False
 
 
 def _failure(error: Exception) -> tuple[str, str]:

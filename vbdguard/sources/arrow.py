@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from vbdguard.errors import ReadError, SourceError
+from vbdguard.errors import ReadError, SourceError, damage
 from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.faults import within_faults
@@ -165,7 +165,5 @@ def _batches(reader: _Reader, columns: list[str]) -> Iterator[pa.RecordBatch]:
             wanted = batch.select(columns)
             wanted.validate(full=True)
             yield wanted
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise ReadError("corrupt", f"the arrow file is damaged: {error}") from error
-    except MemoryError as error:
-        raise ReadError("too-large", f"its rows do not fit into memory: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise damage(error, "the arrow file") from error

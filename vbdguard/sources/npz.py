@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from vbdguard.errors import ReadError
+from vbdguard.errors import ReadError, damage
 from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
 from vbdguard.sources.faults import within_faults
@@ -85,7 +85,8 @@ class NpzShard:
                 except ReadError as error:
                     yield Unreadable(self.name, error.reason, error.detail, is_shard=True)
                 except _DAMAGE as error:
-                    yield Unreadable(self.name, "corrupt", f"the array {images} is damaged: {error}", is_shard=True)
+                    found = damage(error, f"the array {images}")
+                    yield Unreadable(self.name, found.reason, found.detail, is_shard=True)
         if self._digest not in (None, file_digest(self.path)):
             raise ReadError("changed", f"{self.name} changed while it was read; scan again once it is at rest")
 
@@ -124,7 +125,7 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
             try:
                 yield archive
             except _DAMAGE as error:
-                raise ReadError("corrupt", f"the npz file is damaged: {error}") from error
+                raise damage(error, "the npz file") from error
 
 
 def _check_directory(stream: IO[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from blake3 import blake3
 
-from vbdguard.errors import ReadError, SourceError
+from vbdguard.errors import ReadError, SourceError, damage
 from vbdguard.sources.base import ExifRule, RawSample, Unreadable
 from vbdguard.sources.columns import KEY_COLUMN, batch_samples, class_names, sample_columns
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
@@ -173,10 +173,8 @@ def _batches(file: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
     try:
         yield from file.iter_batches(batch_size=rows_per_batch(file), columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise ReadError("corrupt", f"the parquet file is damaged: {error}") from error
-    except MemoryError as error:
-        raise ReadError("bomb", f"its rows do not fit into memory: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise damage(error, "the parquet file") from error
 
 
 @contextmanager
