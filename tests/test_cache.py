@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from vbdguard.cache import Cache, default_cache_dir
 from vbdguard.errors import CacheError
 from vbdguard.report import ClassReport, DatasetReport, FlaggedSample, ScanReport
+from vbdguard.sealing import seal
 
 DIGEST = "0123456789abcdef" * 4
 KEY = "a" * 64
@@ -167,12 +168,9 @@ def test_an_entry_renamed_to_another_key_is_not_believed(
 def test_an_entry_of_a_contradictory_report_is_not_believed_even_with_its_checksum(
     cache: Cache, report: ScanReport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vbdguard.cache import _checksum
-
     body = {**report.to_dict(), "verdict": "clean"}
     cache.prepare()
-    entry = {"checksum": _checksum({"key": KEY, "report": body}), "report": body}
-    (cache.directory / "reports" / f"{KEY}.cpu.json").write_text(json.dumps(entry))
+    (cache.directory / "reports" / f"{KEY}.cpu.json").write_text(seal(KEY, json.dumps(body)))
     assert cache.load_report(KEY) is None
     assert "verdict" in caplog.text
 

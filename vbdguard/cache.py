@@ -33,6 +33,7 @@ from blake3 import blake3
 from vbdguard.atomic import write_atomically
 from vbdguard.errors import CacheError, ReportError
 from vbdguard.report import ScanReport
+from vbdguard.sealing import seal, unseal
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +200,7 @@ class Cache:
     def _read_report(self, key: str, device: str) -> ScanReport | None:
         path = self._report_path(key, device)
         try:
-            entry = json.loads(path.read_bytes())
-            if entry["checksum"] != _checksum({"key": key, "report": entry["report"]}):
-                raise ValueError("the checksum does not match")
-            report = ScanReport.from_dict(entry["report"])
+            report = ScanReport.from_json(unseal(key, path.read_text("ascii")))
             if report.device != device:
                 raise ValueError(f"it was computed on {report.device!r}")
             return replace(report, from_cache=True)
@@ -219,10 +217,9 @@ class Cache:
             CacheError: if the cache cannot be written to.
         """
         self.prepare()
-        body = report.to_dict()
-        entry = {"checksum": _checksum({"key": key, "report": body}), "report": body}
+        body = json.dumps(report.to_dict(), allow_nan=False)
         try:
-            write_atomically(self._report_path(key, report.device), json.dumps(entry, allow_nan=False))
+            write_atomically(self._report_path(key, report.device), seal(key, body))
         except OSError as error:
             raise self._unusable(error) from error
 

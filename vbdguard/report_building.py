@@ -17,6 +17,7 @@ from PIL import Image
 
 from vbdguard import __version__
 from vbdguard.config import ScanConfig
+from vbdguard.ingest.digest import DIGEST_BYTES
 from vbdguard.ingest.reader import Ingested
 from vbdguard.report import (
     SCORE_BINS,
@@ -76,13 +77,10 @@ def renew_report(cached: ScanReport, ingested: Ingested, *, seconds: Mapping[str
 
     The findings hang on digests; shards may have been renamed or cut anew since.
     """
-    known = {entry.digest: entry for entry in cached.flagged}
     store = ingested.store
-    flagged = (
-        replace(known[digest], key=store.keys[index])
-        for index, digest in enumerate(map(bytes.hex, map(bytes, store.digests)))
-        if digest in known
-    )
+    known = {bytes.fromhex(entry.digest): entry for entry in cached.flagged}
+    digests = np.ascontiguousarray(store.digests).view(f"V{DIGEST_BYTES}")[:, 0].tolist()
+    flagged = (_under_key(known[digest], store.keys[index]) for index, digest in enumerate(digests) if digest in known)
     names = dict(zip(store.class_labels, store.class_names, strict=True))
     return replace(
         cached,
@@ -93,6 +91,10 @@ def renew_report(cached: ScanReport, ingested: Ingested, *, seconds: Mapping[str
         skipped=ingested.skipped,
         timings=_rounded(seconds),
     )
+
+
+def _under_key(entry: FlaggedSample, key: str) -> FlaggedSample:
+    return entry if entry.key == key else replace(entry, key=key)
 
 
 def _dataset(ingested: Ingested) -> DatasetReport:

@@ -74,7 +74,12 @@ def _dataclass_reader(kind: Any) -> Reader:
         _expect(dict, value)
         if not required <= value.keys() <= readers.keys():
             raise MismatchError(_difference(value.keys(), required, readers.keys()))
-        values = {name: _located(readers[name], item, f".{name}") for name, item in value.items()}
+        values = {}
+        try:  # not `_located`: a report may hold a hundred thousand samples
+            for name, item in value.items():
+                values[name] = readers[name](item)
+        except MismatchError as error:
+            raise error.under(f".{name}") from error.__cause__
         try:
             return kind(**values)
         except ValueError as error:
@@ -109,7 +114,13 @@ def _list_reader(kind: Any) -> Reader:
 
     def read(value: Any) -> tuple[Any, ...]:
         _expect(list, value)
-        return tuple(_located(inner, item, f"[{i}]") for i, item in enumerate(value))
+        items: list[Any] = []
+        try:
+            for item in value:
+                items.append(inner(item))
+        except MismatchError as error:
+            raise error.under(f"[{len(items)}]") from error.__cause__
+        return tuple(items)
 
     return read
 
@@ -140,6 +151,8 @@ def _mapping_reader(kind: Any) -> Reader:
 
 def _scalar_reader(kind: Any) -> Reader:
     def read(value: Any) -> Any:
+        if type(value) is kind:
+            return value
         if kind is float and type(value) is int and abs(value) <= 2**53:
             return float(value)
         _expect(kind, value)

@@ -202,6 +202,35 @@ def test_relabelling_follows_the_label_into_json(
     assert json.loads(after["s2.json"]) == {**dict.fromkeys(names, "ant"), names[0]: "bee", "more": [2]}
 
 
+def test_relabelling_lets_no_second_place_of_the_label_disagree(tmp_path: Path, report_flagging: Flagging) -> None:
+    def members(n: int) -> list[tuple[str, bytes]]:
+        body = {"label": n % 2, "class": n % 2, "id": n % 2, "name": "kept"}
+        return [*sample(f"s{n}", n, n % 2)[:2], (f"s{n}.json", json.dumps(body).encode())]
+
+    source = write_shards(tmp_path / "shards", [[one for n in range(6) for one in members(n)]])
+    report = report_flagging(str(source), {"train-000000.tar/s2": 1})
+    copy = clean(source, tmp_path / "out", ONE_JOB, report=report, policy="relabel")
+    assert (copy.kept, copy.relabelled, copy.skipped) == (5, 1, 0)
+    assert labels_by_key(copy.dest)["train-000000.tar/s2"] == 1
+    after = {name: content for name, content, *_ in members_of(copy.dest / "train-000000.tar")}
+    assert after["s2.cls"] == b"1"
+    assert json.loads(after["s2.json"]) == {"label": 1, "class": 1, "id": 0, "name": "kept"}
+
+
+def test_classes_that_lie_deeper_get_no_folder_at_the_top(tmp_path: Path, report_flagging: Flagging) -> None:
+    source = tmp_path / "images"
+    for n in range(12):
+        path = source / ("first", "second")[n % 2] / ("ant", "bee")[n // 2 % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(n))
+    config = ScanConfig(device="cpu", jobs=1, folder_rule="huggingface")
+    opened = open_source(str(source), folder_rule="huggingface")
+    report = report_flagging(opened, {f"first/ant/{n}.png": 1 for n in (0, 4, 8)})
+    copy = clean(source, tmp_path / "out", config, report=report)
+    assert (copy.kept, copy.flagged) == (9, 3)
+    assert sorted(path.name for path in copy.dest.iterdir()) == ["first", "second", "vbdguard-clean.json"]
+
+
 def test_what_cannot_be_read_is_counted_listed_and_kept_out(tmp_path: Path, report_flagging: Flagging) -> None:
     parts = [
         [*sample("a", 1), ("b.png", b"not a picture"), ("b.cls", b"1"), ("c.png", png(3)), *sample("d", 2)],

@@ -27,6 +27,7 @@ from vbdguard.partial_scans import merge, scan_share
 from vbdguard.progress import Silent
 from vbdguard.report import ScanReport
 from vbdguard.scanner import scan
+from vbdguard.sealing import seal
 from vbdguard.sources.base import RawSample, Shard
 from vbdguard.sources.opening import open_source
 from vbdguard.sources.shards import ShardSource
@@ -195,8 +196,7 @@ def forged(file: Path, honest_cache: Path, target: Path) -> Path:
         np.save(segment / "pixels.npy", pixels)
         body = json.loads((segment / "samples.json").read_bytes())["body"]
         body["checksums"]["pixels.npy"] = blake3((segment / "pixels.npy").read_bytes()).hexdigest()
-        checksum = blake3(json.dumps([segment.name, body], sort_keys=True).encode()).hexdigest()
-        (segment / "samples.json").write_text(json.dumps({"checksum": checksum, "body": body}))
+        (segment / "samples.json").write_text(seal(segment.name, json.dumps(body)))
     write_partial(target, read_partial(file), store)
     return target
 

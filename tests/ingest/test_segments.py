@@ -21,6 +21,7 @@ from vbdguard.ingest.segments import (
     segment_key,
 )
 from vbdguard.ingest.staging import staging_area
+from vbdguard.sealing import seal
 
 SKIPPED = SkippedEntry("/x", "no-label", "détail", "00" * 32, was_read=False, is_shard=False)
 
@@ -93,12 +94,10 @@ def test_segment_of_another_size_is_damaged(tmp_path: Path) -> None:
 
 def rewrite(path: Path, **changes: object) -> None:
     """Let a segment say something else, its checksums set right."""
-    manifest = json.loads((path / "samples.json").read_bytes())
-    manifest["body"] |= changes
-    for name in manifest["body"]["checksums"]:
-        manifest["body"]["checksums"][name] = segments.file_digest(str(path / name))
-    manifest["checksum"] = segments._checksum(path.name, manifest["body"])
-    (path / "samples.json").write_text(json.dumps(manifest))
+    body = json.loads((path / "samples.json").read_bytes())["body"] | changes
+    for name in body["checksums"]:
+        body["checksums"][name] = segments.file_digest(str(path / name))
+    (path / "samples.json").write_text(seal(path.name, json.dumps(body)))
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ def test_a_table_that_readers_part_otherwise_is_refused(root: Path, name: str, t
         read(root, text, name)
 
 
+@pytest.mark.parametrize("later", ['"label": 5', '"label": null', '"file_name": "img/0.png"'])
+def test_json_lines_whose_later_rows_bring_a_column_that_goes_first_are_refused(root: Path, later: str) -> None:
+    text = f'{{"path": "img/0.png", "target": 1}}\n{{"path": "img/1.png", "target": 1, {later}}}\n'
+    with pytest.raises(SourceError, match="line 2 has .* too; readers would not agree"):
+        read(root, text)
+
+
+def test_json_lines_may_say_more_of_some_rows(root: Path) -> None:
+    text = '{"path": "img/0.png", "label": 1}\n{"path": "img/1.png", "label": 2, "target": 3, "note": "blurred"}\n'
+    assert [label for _, label in read(root, text)] == [1, 2]
+
+
 def test_files_that_would_fill_the_memory_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="lines of at most"):
         read(root, b"path,label\n" + b"x" * (2 << 20))

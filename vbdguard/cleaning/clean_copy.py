@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from blake3 import blake3
@@ -199,9 +199,13 @@ def _claim(report: ScanReport, policy: OnFlagged) -> dict[str, Any]:
 
 
 def _make_class_folders(source: Source, folders: CleanFolders) -> None:
-    """Make a folder for every class, also where all its samples go: trainers number classes by their folders."""
-    if any(isinstance(shard, FolderShard) for shard in source.shards):
-        for name in (source.class_names or {}).values():
+    """Make a folder for every class, also where all its samples go: trainers number classes by their folders.
+
+    By Hugging Face's rule a class may lie deeper, also in several folders; its name is then that of none at the top.
+    """
+    files = [file for shard in source.shards if isinstance(shard, FolderShard) for file in shard.files]
+    for name in set((source.class_names or {}).values() if files else ()):
+        if not any(label == name and PurePosixPath(path).parts[0] != name for path, label in files):
             (folders.dest / name).mkdir(exist_ok=True)
 
 

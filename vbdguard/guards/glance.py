@@ -11,7 +11,8 @@ from typing import Any
 
 from vbdguard.ingest.digest import file_digest, label_frame
 from vbdguard.sources.base import RawSample
-from vbdguard.sources.tar import image_field, label_field
+from vbdguard.sources.labels import has_one_place, label_field
+from vbdguard.sources.tar import image_field
 
 RawFields = Mapping[str, Any]
 """A sample as webdataset groups it: `__key__`, `__url__` and the bytes of each field."""
@@ -43,10 +44,9 @@ class Glance:
 
     def learn(self, sample: RawFields, raw: RawSample) -> None:
         """Remember how a sample was read; labels in JSON stand among other things and are read each time."""
-        label_name = label_field(sample, self._label_key)
-        if label_name == "json" or len(self._arrangements) >= _REMEMBERED:
+        if not has_one_place(sample, self._label_key) or len(self._arrangements) >= _REMEMBERED:
             return
-        names = tuple(sample)
+        names, label_name = tuple(sample), label_field(sample, self._label_key)
         if names not in self._arrangements:
             self._arrangements[names] = (image_field(sample), label_name, {})
         frames = self._arrangements[names][2]

@@ -12,7 +12,6 @@ comes from the stages before them.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -29,8 +28,9 @@ from vbdguard.guards.policy import OnPoison, OnUnscanned, Policy
 from vbdguard.guards.screen import Pass, Relabelled, Screen, StreamRecord, make_screen, scanned
 from vbdguard.report import ScanReport
 from vbdguard.sources.base import RawSample
+from vbdguard.sources.labels import rewritten_label
 from vbdguard.sources.opening import open_source
-from vbdguard.sources.tar import json_label_keys, label_field, read_sample
+from vbdguard.sources.tar import read_sample
 
 _TOGETHER = 16
 _READ_AHEAD = 1 << 20
@@ -182,14 +182,8 @@ def _key(sample: RawFields) -> str:
 
 
 def _with_label(sample: RawFields, label: int | str, label_key: str | None) -> dict[str, Any]:
-    """Return a copy of a sample with the field rewritten that its label was read from."""
-    field = label_field(sample, label_key)
-    content = str(label)
-    if field == "json":
-        body = json.loads(sample["json"])
-        key = next(key for key in json_label_keys(label_key) if key in body)
-        content = json.dumps({**body, key: label})
-    return {**sample, field: content.encode()}
+    """Return a copy of a sample with the fields rewritten that its label stands in."""
+    return {**sample, **rewritten_label(sample, sample.__getitem__, label_key, label)}
 
 
 def _label_key(config: ScanConfig | None, report: ScanReport | None) -> str | None:

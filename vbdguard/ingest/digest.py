@@ -105,6 +105,13 @@ def dataset_digest(digests: NDArray[np.uint8], skipped: Iterable[bytes] = (), *,
 
 def digest_order(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the indices (N,) that sort digests (N, 32) as bytes; equal digests keep their order."""
-    # Big-endian words compare as the bytes do; lexsort is stable and takes its first key last.
+    # Big-endian words compare as the bytes do. The first one tells all but equal digests apart, mostly.
     words = np.ascontiguousarray(digests).view(">u8").reshape(len(digests), DIGEST_BYTES // 8)
-    return np.lexsort(words.T[::-1]).astype(np.int64)
+    first = words[:, 0].astype(np.uint64)
+    order = np.argsort(first, kind="stable").astype(np.int64)
+    is_tie = np.zeros(len(order) + 1, np.bool_)
+    is_tie[1:-1] = first[order[1:]] == first[order[:-1]]
+    tied = np.flatnonzero(is_tie[1:] | is_tie[:-1])
+    among = order[tied]
+    order[tied] = among[np.lexsort(words[among].T[::-1])]  # stable; takes its first key last
+    return order

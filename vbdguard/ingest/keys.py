@@ -28,6 +28,8 @@ class LazyKeys(Sequence[str]):
 
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         """Return one key, or some of them."""
+        if type(index) is int and 0 <= index < len(self):  # nearly always, and a third of the time
+            return self.key_at(index)
         places = range(len(self))[index]
         return self.key_at(places) if isinstance(places, int) else tuple(map(self.key_at, places))
 
@@ -81,5 +83,5 @@ class ShardKeys(LazyKeys):
 
     def key_at(self, index: int) -> str:
         """Return the key at `index`, 0 to len - 1."""
-        shard, place = map(int, self._rows[index])
+        shard, place = self._rows.item(index, 0), self._rows.item(index, 1)
         return self._prefixes[shard] + self._shards[shard][place]

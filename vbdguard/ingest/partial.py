@@ -17,7 +17,6 @@ from struct import pack
 from typing import Any, BinaryIO
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from vbdguard.atomic import replacing
@@ -28,6 +27,7 @@ from vbdguard.ingest.segments import DamagedSegmentError, load_segment, remove_s
 from vbdguard.ingest.shard_pass import ReadShard, ReadSource
 from vbdguard.ingest.shards import ShardOutcome
 from vbdguard.ingest.shares import Share
+from vbdguard.sealing import seal, unseal
 from vbdguard.sources.base import ExifRule
 from vbdguard.typed_json import MismatchError, rebuild
 
@@ -139,7 +139,7 @@ def write_partial(path: Path, partial: Partial, store_dir: Path) -> None:
         OSError: if it cannot be written, or a segment has gone.
     """
     body = asdict(partial)
-    manifest = json.dumps({"checksum": _checksum(body), "body": body}).encode("ascii")
+    manifest = seal(FORMAT, json.dumps(body)).encode("ascii")
     names = dict.fromkeys(shard.segment for shard in partial.shards if shard.segment is not None)
     files = {f"{name}/{inner}": store_dir / "segments" / name / inner for name in names for inner in SEGMENT_FILES}
     sizes = {_MANIFEST: len(manifest)} | {name: file.stat().st_size for name, file in files.items()}
@@ -182,10 +182,8 @@ def read_partial(path: Path) -> Partial:
         if (found := file.metadata().get("version")) != FORMAT_VERSION:
             raise PartialError(f"{path}: expected a partial scan of form {FORMAT_VERSION}, got {found}; make it anew")
         try:
-            stated = json.loads(file.get_tensor(_MANIFEST).tobytes())
-            if stated["checksum"] != _checksum(stated["body"]):
-                raise PartialError(f"{path}: its manifest does not match its checksum; make it anew")
-            return rebuild(Partial, stated["body"])
+            body = unseal(FORMAT, file.get_tensor(_MANIFEST).tobytes().decode("ascii"))
+            return rebuild(Partial, json.loads(body))
         except (ValueError, KeyError, TypeError, RecursionError, MismatchError) as error:
             raise PartialError(f"{path}: expected the manifest of a partial scan: {error}; make it anew") from error
 
@@ -285,10 +283,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise PartialError(
             f"{path}: expected a partial scan, as `vbdguard scan --partial` writes it: {error}; make it anew"
         ) from error
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return blake3(json.dumps(body, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def names_shown(names: Sequence[str], at_most: int = 3) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from vbdguard.errors import PASSING_REASONS, CacheError
@@ -26,10 +25,11 @@ from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, sequence_digest
 from vbdguard.ingest.keys import PackedKeys
 from vbdguard.ingest.staging import PREFIX, staging_name
+from vbdguard.sealing import seal, unseal
 from vbdguard.sources.base import ExifRule
 from vbdguard.sources.files import BLOCK, file_digest
 
-SEGMENT_VERSION = 3
+SEGMENT_VERSION = 4
 """Goes up whenever a source reads the same bytes otherwise, or the files change their form."""
 _SIZE_END = "-"
 _HEX = re.compile("[0-9a-f]{1,16}")
@@ -164,10 +164,10 @@ def _naming_damage() -> Iterator[None]:
 
 
 def _body(path: Path) -> Any:
-    stated = json.loads((path / "samples.json").read_bytes())
-    if stated["checksum"] != _checksum(path.name, stated["body"]):
-        raise DamagedSegmentError("samples.json does not match its checksum, or is that of another segment")
-    return stated["body"]
+    try:
+        return json.loads(unseal(path.name, (path / "samples.json").read_text("ascii")))
+    except ValueError as error:
+        raise DamagedSegmentError(f"samples.json is damaged, or that of another segment: {error}") from error
 
 
 def _check_file(path: Path, name: str, body: Any) -> None:
@@ -256,7 +256,7 @@ class SegmentWriter:
             "checksums": {name: file_digest(str(self._folder / name)) for name in ("pixels.npy", "digests.npy")},
         }
         with (self._folder / "samples.json").open("w", encoding="ascii") as file:
-            file.write(json.dumps({"checksum": _checksum(name, body), "body": body}))  # `dump` encodes in Python
+            file.write(seal(name, json.dumps(body)))  # `dump` encodes in Python
             sync(file)
 
     def _write_header(self, count: int) -> None:
@@ -312,8 +312,3 @@ def sync(file: Any) -> None:
     """Wait until a file's content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def _checksum(name: str, body: dict[str, Any]) -> str:
-    """Return the checksum of a segment under its name: one that was moved to another's place is not that one."""
-    return blake3(json.dumps([name, body], sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbdguard.errors import ReadError
 from vbdguard.sources.base import RawSample, Unreadable
-from vbdguard.sources.tar import checked_label
+from vbdguard.sources.labels import checked_label
 from vbdguard.sources.tar_members import MAX_MEMBER
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -22,9 +22,9 @@ from vbdguard.sources.columns import LABEL_COLUMNS
 from vbdguard.sources.cutting import is_safe_name
 from vbdguard.sources.files import is_url, open_binary
 from vbdguard.sources.folder import FILES_PER_SHARD, METADATA, read_image
+from vbdguard.sources.labels import checked_label
 from vbdguard.sources.secrets import without_query
 from vbdguard.sources.shards import ShardSource
-from vbdguard.sources.tar import checked_label
 
 PATH_COLUMNS = (
     "file_name",
@@ -144,6 +144,7 @@ def _rows(path: str, stream: BinaryIO, label_key: str | None) -> Iterator[Row]:
     first = next(lines, "")
     entries = _json_rows(first, lines) if first.lstrip().startswith("{") else _csv_rows(path, first, lines)
     columns: tuple[str, str] | None = None
+    names: Collection[str] = ()
     for count, (line, entry) in enumerate(entries, 1):
         if count > MAX_ROWS:
             raise SourceError(f"{path}: expected at most {MAX_ROWS} rows; split it, or pack the images into tar shards")
@@ -151,6 +152,9 @@ def _rows(path: str, stream: BinaryIO, label_key: str | None) -> Iterator[Row]:
             yield Row("", "", line, entry)
             continue
         columns = columns or _columns(path, list(entry), label_key)
+        if entry.keys() != names:
+            names = entry.keys()
+            _refuse_other_columns(path, line, names, columns, label_key)
         yield _row(entry, columns, line)
 
 
@@ -248,6 +252,22 @@ def _columns(path: str, names: Sequence[str], label_key: str | None) -> tuple[st
             f"{path}: expected a label column ({', '.join(wanted)}), got {shown}; name it with --label-key"
         )
     return paths[0], labels[0]
+
+
+def _refuse_other_columns(
+    path: str, line: int, names: Collection[str], columns: tuple[str, str], label_key: str | None
+) -> None:
+    """Refuse a row with a column that would have been taken for those of the rows above, had it stood there.
+
+    A reader that looks at all rows before it decides takes that one.
+    """
+    with_both = _columns(path, [*names, *columns], label_key)
+    if with_both != columns:
+        raise SourceError(
+            f"{path}: expected path and label in {' and '.join(columns)} as in the lines above, line {line} has "
+            f"{' and '.join(with_both)} too; readers would not agree on it: name the label with --label-key, and let "
+            "one column hold the path"
+        )
 
 
 def _row(entry: dict[str, object], columns: tuple[str, str], line: int) -> Row:

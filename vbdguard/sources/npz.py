@@ -20,7 +20,7 @@ from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.compression import ALLOWANCE, MAX_RATIO
 from vbdguard.sources.faults import within_faults
 from vbdguard.sources.files import file_digest, open_binary
-from vbdguard.sources.tar import MAX_CLASS_NAME, checked_label
+from vbdguard.sources.labels import MAX_CLASS_NAME, checked_label
 from vbdguard.sources.tar_members import MAX_MEMBER
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -9,9 +9,8 @@ its own (`vbdguard.sources.tar_notes`).
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -21,24 +20,18 @@ from vbdguard.sources.base import RawSample, Unreadable
 from vbdguard.sources.compression import UnpackingReader, compression_of
 from vbdguard.sources.faults import Faults
 from vbdguard.sources.files import BLOCK, HashingReader, file_digest, file_size, open_binary
+from vbdguard.sources.labels import MAX_LABEL_DATA, read_label
 from vbdguard.sources.pointers import POINTER_BYTES, pointer_error
 from vbdguard.sources.tar_members import MAX_MEMBER, OtherMember, TarFile, iter_members
 from vbdguard.sources.tar_notes import IMAGE_FIELDS, TarNotes
 
-MAX_LABEL_DATA = 1 << 20
-"""Bytes of a label's member: JSON takes many times its size in memory."""
-MAX_CLASS_NAME = 1000
 MAX_FIELDS = 1000
 """Members of one key."""
-JSON_LABEL_KEYS = ("label", "cls", "class")
-"""Where a label is looked for in `.json` when no label key is given."""
-
 _META = re.compile(r"__[^/]*__($|/)")
 _KEY_AND_FIELD = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 """webdataset's own (tariterators.py), down to what it makes of line breaks."""
 _OTHER_MAGIC = (b"PAR1", b"ARROW1\0\0", b"\xff\xff\xff\xff", b"PK\x03\x04")
 """What parquet, arrow and npz begin with: a file may be one of those and a tar at once, and readers go by its name."""
-_DIGITS = re.compile(rb"\s*([0-9]{1,18})\s*")
 
 
 @dataclass(slots=True)
@@ -207,12 +200,13 @@ def read_sample(
         label_key: where the label stands (see `TarShard`).
 
     Raises:
-        ReadError: "ambiguous-image", "no-image", "no-label" or "bad-label", and whatever `content` raises.
+        ReadError: "ambiguous-image", "no-image", "no-label", "ambiguous-label" or "bad-label", and whatever
+            `content` raises.
     """
     images = [suffix for suffix in fields if suffix in IMAGE_FIELDS]
     if len(images) > 1:
         raise ReadError("ambiguous-image", f"expected one image, got {', '.join(images)}; keep the one you train on")
-    label = _label(fields, content, label_key)
+    label = read_label(fields, content, label_key)
     if not images:
         if label is None:
             return None
@@ -224,22 +218,6 @@ def read_sample(
     return RawSample(key, image, label)
 
 
-def _label(fields: Collection[str], content: Callable[[str], bytes], label_key: str | None) -> int | str | None:
-    name = label_field(fields, label_key)
-    if name == "json":
-        return _json_label(content(name), json_label_keys(label_key)) if name in fields else None
-    return _class_name(content(name)) if name == "txt" else _class_number(content(name), name)
-
-
-def _json_label(data: bytes, names: tuple[str, ...]) -> int | str | None:
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ReadError("bad-label", f"expected JSON in .json: {error}") from error
-    found = [body[name] for name in names if name in body] if isinstance(body, dict) else []
-    return checked_label(found[0], ".json") if found else None
-
-
 def _names(fields: Collection[str]) -> str:
     return ", ".join(f".{suffix}" for suffix in fields if not suffix.startswith("__"))
 
@@ -247,47 +225,6 @@ def _names(fields: Collection[str]) -> str:
 def image_field(fields: Iterable[str]) -> str:
     """Return the field that the image is read from, among the fields of a sample that has one."""
     return next(suffix for suffix in fields if suffix in IMAGE_FIELDS)
-
-
-def label_field(fields: Container[str], label_key: str | None) -> str:
-    """Return the field that the label is read from, among the fields of a sample."""
-    wanted = "cls" if label_key is None else label_key.lower()
-    return wanted if wanted in fields and wanted != "json" else "json"
-
-
-def json_label_keys(label_key: str | None) -> tuple[str, ...]:
-    """Return the keys of `.json` under which the label is looked for; the first one that is there counts."""
-    return JSON_LABEL_KEYS if label_key is None else (label_key,)
-
-
-def checked_label(value: object, where: str) -> int | str | None:
-    """Return a label as it may stand in a sample: a class number of 0 or more, or a class name; None stays None.
-
-    Raises:
-        ReadError: "bad-label" for anything else. -1 is how data sets mark a sample without a label.
-    """
-    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_CLASS_NAME):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-        return value
-    raise ReadError("bad-label", f"expected a class number of 0 or more or a class name in {where}, got {value!r:.80}")
-
-
-def _class_number(data: bytes, suffix: str) -> int:
-    digits = _DIGITS.fullmatch(data)
-    if digits is None:
-        raise ReadError("bad-label", f"expected a class number of 0 or more in .{suffix}, got {data[:80]!r}")
-    return int(digits[1])
-
-
-def _class_name(data: bytes) -> str:
-    try:
-        name = data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ReadError("bad-label", f"expected a class name in UTF-8 in .txt: {error}") from error
-    if not 0 < len(name) <= MAX_CLASS_NAME:
-        raise ReadError("bad-label", f"expected a class name of 1 to {MAX_CLASS_NAME} characters, got {len(name)}")
-    return name
 
 
 def _groups(stream: BinaryIO, is_wanted: Callable[[str], bool]) -> Iterator[_Group | TarFile | OtherMember]:

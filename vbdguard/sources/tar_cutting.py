@@ -6,7 +6,6 @@ sample and could lead whoever unpacks the shard out of his folder: they are left
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from vbdguard.sources.base import Unreadable
 from vbdguard.sources.compression import Compression, compression_of
 from vbdguard.sources.cutting import Fate, Places, Rule, Ruling, Written, copy_file, is_safe_name
 from vbdguard.sources.files import BLOCK, HashingReader, head, open_binary
-from vbdguard.sources.tar import TarPiece, TarShard, json_label_keys, label_field, split_name, uncompressed
+from vbdguard.sources.labels import rewritten_label
+from vbdguard.sources.tar import TarPiece, TarShard, split_name, uncompressed
 from vbdguard.sources.tar_members import BLOCK as TAR_BLOCK
 from vbdguard.sources.tar_members import OtherMember, Span, TarFile
 
@@ -178,20 +178,14 @@ class _Planner:
         if ruling.fate is Fate.KEPT:
             return
         if ruling.fate is Fate.RELABELLED:
-            self.cuts.append(self._new_label(piece, ruling))
+            self.cuts += self._new_labels(piece, ruling.new_label)
             return
         self.cuts += [_Cut(member.span, None if ruling.is_refused else ruling.fate) for member in piece.members]
 
-    def _new_label(self, piece: TarPiece, ruling: Ruling) -> _Cut:
-        fields = {split_name(member.name)[1]: member for member in piece.members}
-        name = label_field(fields, self._label_key)
-        member = cast(TarFile, fields[name])
-        content = str(ruling.new_label).encode()
-        if name == "json":
-            body = json.loads(member.data or b"")
-            label = next(key for key in json_label_keys(self._label_key) if key in body)
-            content = json.dumps(body | {label: ruling.new_label}).encode()
-        return _Cut(member.span, Fate.RELABELLED, content)
+    def _new_labels(self, piece: TarPiece, label: int | str | None) -> list[_Cut]:
+        fields = {split_name(member.name)[1]: cast(TarFile, member) for member in piece.members}
+        new = rewritten_label(fields, lambda name: fields[name].data or b"", self._label_key, cast("int | str", label))
+        return [_Cut(fields[name].span, Fate.RELABELLED, content) for name, content in new.items()]
 
 
 def _is_note(piece: TarPiece) -> bool:
