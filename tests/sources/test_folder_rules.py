@@ -10,7 +10,7 @@ import pytest
 
 from vbdguard.errors import NothingToScanError, SourceError
 from vbdguard.sources.base import RawSample
-from vbdguard.sources.folder import open_folder
+from vbdguard.sources.folder import IMAGE_SUFFIXES, MORE_SUFFIXES, open_folder
 from vbdguard.sources.opening import open_source
 
 Png = Callable[..., bytes]
@@ -51,6 +51,12 @@ def test_both_rules_are_those_of_the_libraries(tmp_path: Path, png: Png) -> None
     source = open_folder(str(root), rule="huggingface")
     assert labels(source) == by_hugging_face(root, tmp_path / "cache")
     assert source.class_names == {0: "x", 1: "y", 2: "z"}
+
+
+def test_every_suffix_is_looked_at_that_hugging_face_loads_images_by() -> None:
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    assert set(ImageFolder.EXTENSIONS) <= {*IMAGE_SUFFIXES, *MORE_SUFFIXES}
 
 
 def test_hidden_files_are_nobodys_for_hugging_face(tmp_path: Path, png: Png) -> None:

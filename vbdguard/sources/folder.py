@@ -30,8 +30,13 @@ from vbdguard.sources.tar_members import MAX_MEMBER
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's own list: what has another suffix never reaches a trainer."""
-MORE_SUFFIXES = (".gif", ".jfif", ".jpe", ".jp2", ".pbm", ".pnm", ".tga", ".ico", ".dib", ".apng", ".pcx", ".dds")
-"""Common ones that Hugging Face reads besides; what the decoder refuses is named."""
+_OTHERS = (
+    ".apng .blp .bufr .bw .cur .dcx .dds .dib .emf .eps .fit .fits .flc .fli .ftc .ftu .gbr .gif .grib "
+    ".icb .icns .ico .iim .im .j2c .j2k .jfif .jp2 .jpc .jpe .jpf .jpx .mpeg .mpg .msp .pbm .pcd .pcx "
+    ".pnm .ps .psd .pxr .ras .rgb .rgba .sgi .tga .vda .vst .wmf .xbm .xpm"
+)
+MORE_SUFFIXES = tuple(_OTHERS.split())
+"""Those that Hugging Face loads images by besides (`datasets`, 5.2); what the decoder refuses is named."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 """With one of these, Hugging Face takes labels from it and not from folders; it turns images by EXIF."""
 FILES_PER_SHARD = 2000
