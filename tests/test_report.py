@@ -150,6 +150,15 @@ def test_json_gives_back_the_same_report_and_the_same_bytes(report: ScanReport) 
     assert again == report
     assert again.to_json() == text
     assert text.isascii()
+    assert text == json.dumps(report.to_dict(), indent=2) + "\n"
+
+
+def test_many_flagged_samples_stand_in_json_as_the_library_writes_them() -> None:
+    keys = ["},\n      {", '  "flagged": [],', '\n  "flagged": [],\n', "plain", "\ud800"]
+    flagged = tuple(FlaggedSample(key, DIGEST, 0, 0.5, None) for key in keys)
+    report = small_report(flagged=flagged)
+    assert report.to_dict() == json.loads(json.dumps({k: v for k, v in asdict(report).items() if k != "from_cache"}))
+    assert report.to_json() == json.dumps(report.to_dict(), indent=2) + "\n"
 
 
 def test_schema_is_itself_a_valid_schema() -> None:

@@ -63,7 +63,9 @@ def independent_components(features: NDArray[np.floating], count: int, *, seed: 
     if len(features) < 2:
         return np.zeros((len(features), 0))
     centred = features - features.mean(0, dtype=np.float64)
-    rank = min(count, int(np.linalg.matrix_rank(centred)))
+    spreads = np.linalg.svd(centred, compute_uv=False)
+    noise = spreads.max(initial=0.0) * max(features.shape) * np.finfo(features.dtype).eps  # of the network's own type
+    rank = min(count, int((spreads > noise).sum()))
     if rank == 0:
         return np.zeros((len(features), 0))
     with warnings.catch_warnings():

@@ -36,7 +36,7 @@ class NetworkSettings:
     """
 
     width: int = 64
-    """Channels of the first blocks of PreAct-ResNet18; fewer make it affordable without a GPU."""
+    """Channels of the first blocks of PreAct-ResNet18, a multiple of 8; fewer make it affordable without a GPU."""
     victim_epochs: int | None = None
     """100 for images up to 32 pixels, else 200."""
     abl_epochs: int | None = None

@@ -161,13 +161,13 @@ def test_a_rival_runs_with_settings_that_stand_behind_its_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "results.jsonl"
-    small = ("--rival-settings", "width=4", "victim_epochs=1", "--limit", 200, "--device", "cpu")
+    small = ("--rival-settings", "width=8", "victim_epochs=1", "--limit", 200, "--device", "cpu")
     methods = ("activation_clustering", "scan", "spectral")
     command_line(
         monkeypatch, "--data", folder, "--cells", "a2o/white_grid", "--methods", *methods, *small, "--out", out
     )
     records = read(out)
-    assert [record["method"] for record in records] == [f"{name}@victim_epochs=1,width=4" for name in methods]
+    assert [record["method"] for record in records] == [f"{name}@victim_epochs=1,width=8" for name in methods]
     assert [record["clean_samples_from"] for record in records] == [None, "test", None]
     for record in records:
         assert record["settings"]

@@ -30,10 +30,12 @@ def test_the_small_network_takes_all_sizes_of_a_scan(size: tuple[int, int]) -> N
 
 
 def test_a_narrow_preact_resnet18_has_as_many_layers() -> None:
-    narrow, published = PreActResNet18(10, width=4), PreActResNet18(10)
+    narrow, published = PreActResNet18(10, width=8), PreActResNet18(10)
     assert [type(m) for m in narrow.modules()] == [type(m) for m in published.modules()]
-    assert [16 * p.shape[0] for p in narrow.stem.parameters()] == [p.shape[0] for p in published.stem.parameters()]
-    assert narrow.head.in_features == 32
+    assert [8 * p.shape[0] for p in narrow.stem.parameters()] == [p.shape[0] for p in published.stem.parameters()]
+    assert narrow.head.in_features == 64
+    with pytest.raises(ConfigError, match="a multiple of 8, got 4"):
+        PreActResNet18(10, width=4)
 
 
 def test_preact_resnet18_has_the_published_size() -> None:

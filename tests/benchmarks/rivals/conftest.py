@@ -59,5 +59,5 @@ def poisoning() -> Poisoning:
     images[is_poisoned, 5:11, 5:11] = CHECKERS
     labels[is_poisoned] = TARGET
     task = Task(images, labels, K, *tiles(10, rng), POISONED / len(labels))
-    settings = NetworkSettings(width=4, victim_epochs=6, abl_epochs=3, batch_size=32, lr=0.05)
+    settings = NetworkSettings(width=8, victim_epochs=6, abl_epochs=3, batch_size=32, lr=0.05)
     return Poisoning(task, is_poisoned, Victims(settings))

@@ -47,7 +47,7 @@ def test_a_method_judges_every_sample_and_says_how_it_was_set_up(name: str, pois
     assert verdict.is_flagged.shape == (len(poisoning.task.labels),)
     assert verdict.is_flagged.dtype == np.bool_
     assert set(poisoning.task.labels[verdict.is_flagged].tolist()) <= verdict.accused <= set(range(6))
-    assert verdict.settings["width"] == 4
+    assert verdict.settings["width"] == 8
     assert verdict.settings["victim"]["epochs"] == 6
     assert verdict.seconds["victim"] == poisoning.victim.seconds > 0
     json.dumps([dict(verdict.settings), dict(verdict.seconds)])
@@ -81,7 +81,7 @@ def test_abl_finds_what_is_learnt_first() -> None:
     labels, is_poisoned = rng.integers(0, 4, 320), np.arange(320) < 64
     images[is_poisoned, 5:11, 5:11] = CHECKERS
     labels[is_poisoned] = 1
-    victims = Victims(NetworkSettings(width=4, abl_epochs=4, batch_size=32, lr=0.05))
+    victims = Victims(NetworkSettings(width=8, abl_epochs=4, batch_size=32, lr=0.05))
     verdict = abl.detect(Task(images, labels, 4, ratio=0.2), victims, seed=0, device=CPU)
     assert verdict.is_flagged.sum() == 64
     assert (verdict.is_flagged & is_poisoned).sum() > 50

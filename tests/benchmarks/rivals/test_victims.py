@@ -18,7 +18,7 @@ from vbdguard.errors import ConfigError
 
 from .conftest import CPU, Poisoning
 
-QUICK = NetworkSettings(width=2, victim_epochs=1, batch_size=32, lr=0.05)
+QUICK = NetworkSettings(width=8, victim_epochs=1, batch_size=32, lr=0.05)
 
 
 @pytest.fixture
