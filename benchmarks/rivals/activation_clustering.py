@@ -63,7 +63,8 @@ def independent_components(features: NDArray[np.floating], count: int, *, seed: 
     if len(features) < 2:
         return np.zeros((len(features), 0))
     centred = features - features.mean(0, dtype=np.float64)
-    spreads = np.linalg.svd(centred, compute_uv=False)
+    # Whitened here: scikit-learn's own whitening gives no numbers where the first feature is the same in all rows.
+    axes, spreads, _ = np.linalg.svd(centred, full_matrices=False)
     noise = spreads.max(initial=0.0) * max(features.shape) * np.finfo(features.dtype).eps  # of the network's own type
     rank = min(count, int((spreads > noise).sum()))
     if rank == 0:
@@ -71,9 +72,8 @@ def independent_components(features: NDArray[np.floating], count: int, *, seed: 
     with warnings.catch_warnings():
         # Gaussian directions have no preferred rotation; for 2-means any rotation of them serves as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        components: NDArray[np.float64] = FastICA(rank, whiten="unit-variance", random_state=seed).fit_transform(
-            centred
-        )
+        white = axes[:, :rank] * np.sqrt(len(centred))
+        components: NDArray[np.float64] = FastICA(whiten=False, random_state=seed).fit_transform(white)
     return components
 
 
