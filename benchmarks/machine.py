@@ -29,9 +29,10 @@ def commit() -> str:
 
 def environment(device: str) -> dict[str, Any]:
     """Return device, machine, versions and commit."""
+    instructions = torch.backends.cpu.get_cpu_capability()  # they decide about speed, and about half precision
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {instructions}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
