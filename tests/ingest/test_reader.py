@@ -402,6 +402,22 @@ def test_what_the_memory_was_too_small_for_is_read_another_time(
     assert (done.status, len(done.store)) == ("complete", 30)
 
 
+def test_a_loose_file_that_cannot_be_read_costs_the_others_no_second_decoding(
+    encode: Encode, tmp_path: Path, store_dir: Path, decoded: list[object]
+) -> None:
+    for number in range(6):
+        (tmp_path / "set" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / "ab"[number % 2] / f"{number}.png").write_bytes(encode(number))
+    (tmp_path / "set" / "a" / "gone.png").symlink_to("nowhere.png")
+    first = ingest(tmp_path / "set", store_dir=store_dir)
+    assert [(entry.key, entry.reason) for entry in first.skipped] == [("a/gone.png", "io-error")]
+    decoded.clear()
+    assert_same(first, ingest(tmp_path / "set", store_dir=store_dir))
+    assert decoded == []
+    (tmp_path / "set" / "a" / "nowhere.png").write_bytes(encode(7))
+    assert (done := ingest(tmp_path / "set", store_dir=store_dir)).status == "complete", done.skipped
+
+
 def out_of_memory(image: object) -> NoReturn:
     raise MemoryError("no room")
 

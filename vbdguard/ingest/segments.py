@@ -65,8 +65,11 @@ class Segment:
 
     @property
     def is_final(self) -> bool:
-        """Whether reading the shard again would find the same: nothing was left out for want of memory or a disk."""
-        return not any(entry.reason in PASSING_REASONS for entry in self.skipped)
+        """Whether reading the shard again would find the same: nothing was left out for want of memory or a disk.
+
+        Loose files that could not be read are part of the segment's name: once they can be, it is another segment.
+        """
+        return not any(entry.reason in PASSING_REASONS and (entry.was_read or entry.is_shard) for entry in self.skipped)
 
 
 class DamagedSegmentError(Exception):
