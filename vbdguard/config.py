@@ -194,9 +194,14 @@ class WindowDetectorConfig:
     epochs: int = 5
     rounds: int = 1
     """How often the trigger is read anew from the flagged samples and the detector trained again."""
-    batch_size: int = 256
-    lr: float = 3e-3
+    batch_size: int = 128
+    lr: float = 5e-3
     weight_decay: float = 1e-3
+    others: int = 24_000
+    """Samples of other classes that a detector learns from where several classes share a trigger, or where one that
+    learned from those of stage 3 is in doubt, at most."""
+    doubt: float = 0.05
+    """Errors that a detector expects of itself, for each carrier that it expects, from which on it is in doubt."""
     threshold: float = 0.5
 
     def __post_init__(self) -> None:

@@ -19,11 +19,12 @@ from vbdguard.method.moves import Reading
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window_detector import (
+    Sight,
     WindowDetector,
     WindowNet,
     _matched_filters,
     _share_of_poison,
-    fit_window_detector,
+    fit_window_detectors,
 )
 
 
@@ -32,7 +33,8 @@ def fit(
 ) -> WindowDetector:
     others = (samples.labels != target).nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(seed)
-    return fit_window_detector(samples, samples.members(target), others, Reading(planted), config, generator=generator)
+    sight = Sight(samples.members(target), others, Reading(planted))
+    return fit_window_detectors(samples, [sight], config, generator=generator)[0]
 
 
 @pytest.fixture(scope="module")

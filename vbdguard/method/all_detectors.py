@@ -7,6 +7,7 @@ two. Samples that stage 3 is sure of and the detector is sure to deny show the o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from vbdguard.method.moves import Reading, read_trigger
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect_triggers import Suspect, other_samples
-from vbdguard.method.window_detector import fit_window_detector
+from vbdguard.method.window_detector import Sight, fit_window_detectors
 from vbdguard.progress import Progress
 
 _SURE = 4.6
@@ -37,27 +38,60 @@ def train_detectors(
 ) -> list[Suspect]:
     """Return the suspects as their detectors see them, and what hid behind them."""
     shared = _shared_readings(samples, suspects, config, seed)
+    jobs = _jobs(suspects, shared, config)
 
-    def judge(i: int) -> list[Suspect]:
+    def judge(job: list[int]) -> list[list[Suspect]]:
         give_back_freed()  # each window has its own size: what the last one's networks left would pile up
-        suspect, others = suspects[i], other_samples(samples, suspects[i].label, config, seed)
-        # A detector that learned from few samples, or looks at a whole coarse image, may know less than the mixture.
-        worth = suspect.gain if suspect.level.is_coarse else suspect.gain / 2
-        if i in shared:
-            seen = _seen_by_detector(suspect, shared[i], others, config, seed)
-            return [seen if seen.gain >= worth else suspect]
-        view = _view(samples, suspect, config, seed)
-        best = _best_detector(suspect, Reading(suspect.planted), view, others, config, seed)
-        if best.gain < worth:
-            return [suspect]
-        denied = _denied(suspect, best, config)
-        if denied is None:
-            return [best]
-        reading = _read(suspect, view, denied.float())
-        return [best, _best_detector(replace(suspect, kin=None, gain=0.0), reading, view, others, config, seed)]
+        some = [suspects[i] for i in job]
+        if job[0] in shared:
+            return _judged_as_kin(samples, some, [shared[i] for i in job], config, seed)
+        return [_judged_alone(samples, some[0], config, seed)]
 
-    found = side_by_side(judge, range(len(suspects)), device=samples.device, progress=progress)
-    return [suspect for of_one in found for suspect in of_one if suspect.gain >= config.mixture.min_gain]
+    found: dict[int, list[Suspect]] = {}
+    judged = side_by_side(judge, jobs, device=samples.device, progress=progress)
+    progress.advance(len(suspects) - len(jobs))
+    for job, of_each in zip(jobs, judged, strict=True):
+        found |= zip(job, of_each, strict=True)
+    in_order = (suspect for i in sorted(found) for suspect in found[i])
+    return [suspect for suspect in in_order if suspect.gain >= config.mixture.min_gain]
+
+
+def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: DirectMethodConfig) -> list[list[int]]:
+    """Return which suspects are seen by one network: those with a shared reading whose windows are laid out alike."""
+    alike: dict[tuple[int | None, ...], list[int]] = {}
+    for i, reading in shared.items():
+        layout = Sight(suspects[i].members, suspects[i].members, reading).layout(config.detector)
+        alike.setdefault((suspects[i].kin, *layout), []).append(i)
+    return [*alike.values(), *([i] for i in range(len(suspects)) if i not in shared)]
+
+
+def _judged_as_kin(
+    samples: Samples, kin: list[Suspect], readings: list[Reading], config: DirectMethodConfig, seed: int
+) -> list[list[Suspect]]:
+    """Return what one network sees of classes that share a trigger."""
+    seen = _seen_by_detector(samples, kin, readings, config, seed, others=config.detector.others)
+    return [[one if one.gain >= _worth(suspect) else suspect] for suspect, one in zip(kin, seen, strict=True)]
+
+
+def _judged_alone(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> list[Suspect]:
+    """Return what detectors of its own see of a suspect, and what hid behind it."""
+    view = _view(samples, suspect, config, seed)
+    best = _best_detector(samples, suspect, Reading(suspect.planted), view, config, seed)
+    if best.gain < _worth(suspect):
+        return [suspect]
+    denied = _denied(suspect, best, config)
+    if denied is None:
+        return [best]
+    reading = _read(suspect, view, denied.float())
+    return [best, _best_detector(samples, replace(suspect, kin=None, gain=0.0), reading, view, config, seed)]
+
+
+def _worth(suspect: Suspect) -> float:
+    """Return the log-likelihood (nats) that a detector must explain for its word to count.
+
+    One that learned from few samples, or looks at a whole coarse image, may know less than the mixture.
+    """
+    return suspect.gain if suspect.level.is_coarse else suspect.gain / 2
 
 
 def _shared_readings(
@@ -91,36 +125,67 @@ def _denied(suspect: Suspect, seen: Suspect, config: DirectMethodConfig) -> Tens
 
 
 def _view(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> View:
-    others = other_samples(samples, suspect.label, config, seed)
+    others = other_samples(samples, suspect.label, config.mixture.others, seed)
     return suspect.level.view(suspect.members, others, suspect.label, suspect.window)
 
 
 def _best_detector(
-    suspect: Suspect, reading: Reading, view: View, others: Tensor, config: DirectMethodConfig, seed: int
+    samples: Samples, suspect: Suspect, reading: Reading, view: View, config: DirectMethodConfig, seed: int
 ) -> Suspect:
-    """Return a suspect as the best of a few detectors sees it, each trained on what the last one flagged."""
-    found: list[Suspect] = []
+    """Return a suspect as the best of a few detectors sees it, each trained on what the last one flagged.
+
+    Where that one is in doubt, another learns the same trigger from more samples.
+    """
+
+    def seen_with(reading: Reading, others: int) -> Suspect:
+        return _seen_by_detector(samples, [suspect], [reading], config, seed, others=others)[0]
+
+    found: list[tuple[Suspect, Reading]] = []
     for _ in range(config.detector.rounds + 1):
-        found.append(_seen_by_detector(suspect, reading, others, config, seed))
-        posterior = found[-1].logits.sigmoid()
+        found.append((seen_with(reading, config.mixture.others), reading))
+        posterior = found[-1][0].logits.sigmoid()
         if posterior.sum() < config.mixture.min_carriers:
             break
         anew = _read(suspect, view, posterior)
         if anew.shows_the_same_as(reading):
             break
         reading = anew
-    return max(found, key=lambda one: one.gain)
+    best, reading = max(found, key=lambda one: one[0].gain)
+    return seen_with(reading, config.detector.others) if _doubt(best) >= config.detector.doubt else best
+
+
+def _doubt(suspect: Suspect) -> float:
+    """Return how many errors a detector expects of itself for each carrier that it expects."""
+    posterior = suspect.logits.sigmoid()
+    return float(torch.minimum(posterior, 1 - posterior).sum() / posterior.sum().clamp_min(1e-9))
 
 
 def _seen_by_detector(
-    suspect: Suspect, reading: Reading, others: Tensor, config: DirectMethodConfig, seed: int
-) -> Suspect:
-    """Return a suspect as a detector of its trigger sees it."""
-    generator = torch.Generator().manual_seed(seed)
-    samples, own = suspect.level.samples, suspect.members
-    detector = fit_window_detector(samples, own, others, reading, config.detector, generator=generator)
-    logits = detector.logits(samples.images, own)
-    return replace(suspect, planted=reading.planted, logits=logits, gain=detector.gain, trace=detector)
+    samples: Samples,
+    suspects: list[Suspect],
+    readings: list[Reading],
+    config: DirectMethodConfig,
+    seed: int,
+    *,
+    others: int,
+) -> list[Suspect]:
+    """Return suspects of one size of images as one network sees them that learns from so many other samples."""
+    sights = [
+        Sight(suspect.members, other_samples(samples, suspect.label, others, seed), reading)
+        for suspect, reading in zip(suspects, readings, strict=True)
+    ]
+    at_size = suspects[0].level.samples
+    detectors = fit_window_detectors(at_size, sights, config.detector, generator=torch.Generator().manual_seed(seed))
+    return [
+        replace(
+            suspect,
+            planted=sight.reading.planted,
+            logits=detector.logits(at_size.images, sight.own),
+            gain=detector.gain,
+            trace=detector,
+        )
+        for suspect, sight, detector in zip(suspects, sights, detectors, strict=True)
+    ]
 
 
 def _read(suspect: Suspect, view: View, posterior: Tensor) -> Reading:

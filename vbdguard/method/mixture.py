@@ -35,6 +35,8 @@ _LEAST_SCALE = 0.1
 """Part of the standard deviation that the robust one counts as, at least; in photographs it is half of it or more."""
 _OPAQUE, _PARTLY = 0.3, 0.6
 """Remaining variance below which a pattern hides what lies beneath, or clearly thins it."""
+_FEWEST_OUTSIDE = 0.25
+"""Share of a window outside the trigger that tells how much its carriers vary there, at least."""
 _SMOOTH_ROUNDS = 8
 _FAINTEST = 0.02
 _CLEARLY_WORSE = 0.7
@@ -377,13 +379,21 @@ def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
     variance = view.covariance.diagonal()
     spread = _numbers(carried @ (view.own - shown).square() / carried.sum()) / variance
     spread = np.where(variance < 2 * _PIXEL_NOISE, 1.0, spread)  # a constant background cannot vary less than it does
-    usual = rest @ view.own / rest.sum() if float(rest.sum()) > _FEWEST_FOR_REST else torch.zeros_like(shown)
-    shape = view.background.shape
+    shown_image = _numbers(shown).reshape(view.background.shape)
+    contrast = shown_image
+    if float(rest.sum()) > _FEWEST_FOR_REST:
+        beside_rest = _numbers(shown - rest @ view.own / rest.sum()).reshape(shown_image.shape)
+        contrast = min(shown_image, beside_rest, key=_unrest)
     return _Seen(
-        shown=_numbers(shown).reshape(shape),
-        contrast=_numbers(shown - usual).reshape(shape),
-        remaining=spread.reshape(shape).mean(2),
+        shown=shown_image,
+        contrast=contrast,
+        remaining=spread.reshape(shown_image.shape).mean(2),
     )
+
+
+def _unrest(contrast: Floats) -> float:
+    """Return how much a contrast (h, w, C) varies where there is no trigger, grey levels."""
+    return float(np.median(np.sqrt((_sharp_part(contrast)[0] ** 2).sum(2))))
 
 
 def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
@@ -397,9 +407,19 @@ def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
     shift = _shift(seen, mask, is_opaque=is_opaque)
     # No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.
     needed = np.maximum(shift / np.maximum(255 - background, 5), -shift / np.maximum(background, 5))[mask].max()
-    thinning = 1 - np.sqrt(max(float(np.median(seen.remaining[mask])), 0.0))
-    blend_factor = float(np.clip(max(needed, thinning), _FAINTEST, 1))
+    blend_factor = float(np.clip(max(needed, _thinning(seen.remaining, mask)), _FAINTEST, 1))
     return _Shape(mask, shift, blend_factor, is_opaque)
+
+
+def _thinning(remaining: Floats, mask: NDArray[np.bool_]) -> float:
+    """Return the part of their spread that carriers lose inside a mask (h, w), below 1.
+
+    Those that are told most easily vary less everywhere, and so may images of the class that they come from; what the
+    trigger takes from them is told from what they keep around it.
+    """
+    outside = remaining[~mask]
+    kept = min(float(np.median(outside)), 1.0) if outside.size >= _FEWEST_OUTSIDE * mask.size else 1.0
+    return 1 - float(np.sqrt(max(float(np.median(remaining[mask])), 0.0) / max(kept, 1e-9)))
 
 
 def _shift(seen: _Seen, mask: NDArray[np.bool_], *, is_opaque: bool) -> Floats:

@@ -150,7 +150,7 @@ def _suspect_at(
     own = samples.members(label)
     if len(own) < config.mixture.min_carriers:
         return None
-    view = level.view(own, other_samples(samples, label, config, seed), label, window)
+    view = level.view(own, other_samples(samples, label, config.mixture.others, seed), label, window)
     mixture = fit_mixture(view, config.mixture, expected)
     if mixture is None or mixture.gain < level.least_gain(mixture, config):
         return None
@@ -176,11 +176,11 @@ def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:
     return replace(suspect, kin=next(alike, None))
 
 
-def other_samples(samples: Samples, label: int, config: DirectMethodConfig, seed: int) -> Tensor:
-    """Return samples of other classes, int64 (m,), ascending, the same for every stage."""
+def other_samples(samples: Samples, label: int, most: int, seed: int) -> Tensor:
+    """Return up to `most` samples of other classes, int64 (m,), ascending, the same for every stage."""
     generator = torch.Generator().manual_seed(seed)
     others = (samples.labels != label).nonzero().squeeze(1)
-    drawn = torch.randperm(len(others), generator=generator)[: config.mixture.others].sort().values
+    drawn = torch.randperm(len(others), generator=generator)[:most].sort().values
     return others[drawn.to(others.device)]
 
 

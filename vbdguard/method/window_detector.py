@@ -11,6 +11,7 @@ of 0.5 assumes that half of the class is poisoned. `benchmarks/README.md` has th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +28,10 @@ from vbdguard.method.window import Window, window_around
 
 _PIXEL_SCALE = 64.0
 _PIXEL_NOISE = 4.0
-_PRIOR_STEPS = 50
+_PRIOR_STEPS = 200
 _PRIOR_LIMITS = (1e-4, 0.99)
+_FILTER_SAMPLES = 6000
+"""Samples of other classes that a matched filter is made of, at most."""
 _CHUNK = 2048
 _LOWEST_SCORE, _HIGHEST_SCORE, _SCORE_SCALE = -8.0, 24.0, 2.0
 
@@ -77,35 +80,73 @@ class WindowDetector:
         return _judge(self.net, self.matched, self.window.cut(images, indices)) + self.shift
 
 
-def fit_window_detector(
-    samples: Samples,
-    own: Tensor,
-    others: Tensor,
-    reading: Reading,
-    config: WindowDetectorConfig,
-    *,
-    generator: torch.Generator,
-) -> WindowDetector:
-    """Return a detector for a trigger.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A class, and the trigger that a detector is to tell in it."""
+
+    own: Tensor
+    """int64 (n,), the samples of the class."""
+    others: Tensor
+    """int64 (m,), samples of other classes to learn from."""
+    reading: Reading
+    """The trigger, with the blend factor, and where its copies lie."""
+
+    def window(self, config: WindowDetectorConfig) -> Window:
+        """Return what a detector sees of an image."""
+        return window_around(self.reading.planted.trigger.mask, config.margin, config.max_side)
+
+    def layout(self, config: WindowDetectorConfig) -> tuple[int, ...]:
+        """Return height and width of the window and where the trigger lies in it: alike where one network will do."""
+        window, box = self.window(config), self.reading.planted.trigger.bbox
+        return (*window.size, box[0] - window.top, box[1] - window.left)
+
+
+def fit_window_detectors(
+    samples: Samples, sights: Sequence[Sight], config: WindowDetectorConfig, *, generator: torch.Generator
+) -> list[WindowDetector]:
+    """Return a detector for each class: one network, which learns from all, each with its own filter and share.
 
     Args:
         samples: the training set.
-        own: int64 (n,), the samples of the suspected class.
-        others: int64 (m,), samples of other classes to learn from.
-        reading: the trigger, with the blend factor, and where its copies lie.
+        sights: classes with one trigger, at a place of its own in each, of the same layout.
         config: settings of the detector.
         generator: CPU generator for weights, dropout, batch order and blend factors.
     """
-    window = window_around(reading.planted.trigger.mask, config.margin, config.max_side)
-    clean = window.cut(samples.images, others)
-    low, high = config.blend_slack
-    alpha = (torch.rand(len(others), generator=generator) * (high - low) + low) * reading.planted.blend_factor
-    step_of = _drawn_steps(reading, len(others), generator).to(samples.device)
-    stamped = _stamped(clean, reading, window, alpha.clamp(0, 1).to(samples.device), step_of)
-    matched = _matched_filters(clean, stamped, step_of)
-    net = _train(torch.cat([clean, stamped]), matched, config, generator)
-    shift, gain = _share_of_poison(_judge(net, matched, window.cut(samples.images, own)))
-    return WindowDetector(window, matched, net, shift, gain)
+    lessons = [_lesson(samples, sight, i, len(sights), config, generator) for i, sight in enumerate(sights)]
+    net = _train([lesson.taught for lesson in lessons], config, generator)
+    detectors = []
+    for sight, lesson in zip(sights, lessons, strict=True):
+        shift, gain = _share_of_poison(_judge(net, lesson.matched, lesson.window.cut(samples.images, sight.own)))
+        detectors.append(WindowDetector(lesson.window, lesson.matched, net, shift, gain))
+    return detectors
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """What one class adds to what the network learns from."""
+
+    window: Window
+    matched: MatchedFilters
+    taught: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Windows of other classes, uint8 (m, h, w, C), clean and stamped, and what the filter says of them."""
+
+
+def _lesson(
+    samples: Samples, sight: Sight, part: int, parts: int, config: WindowDetectorConfig, generator: torch.Generator
+) -> _Lesson:
+    """Return what a class adds: of all its other samples every so many teach, others in each part."""
+    window = sight.window(config)
+
+    def stamped_windows(indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        clean, reading = window.cut(samples.images, indices), sight.reading
+        low, high = config.blend_slack
+        alpha = (torch.rand(len(indices), generator=generator) * (high - low) + low) * reading.planted.blend_factor
+        step_of = _drawn_steps(reading, len(indices), generator).to(samples.device)
+        return clean, _stamped(clean, reading, window, alpha.clamp(0, 1).to(samples.device), step_of), step_of
+
+    matched = _matched_filters(*stamped_windows(sight.others[:: -(-len(sight.others) // _FILTER_SAMPLES)]))
+    clean, stamped, _ = stamped_windows(sight.others[part::parts])
+    return _Lesson(window, matched, (clean, stamped, matched(clean), matched(stamped)))
 
 
 def _drawn_steps(reading: Reading, n: int, generator: torch.Generator) -> Tensor:
@@ -192,19 +233,20 @@ def _pixels(windows: Tensor) -> Tensor:
 
 
 def _train(
-    windows: Tensor, matched: MatchedFilters, config: WindowDetectorConfig, generator: torch.Generator
+    taught: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], config: WindowDetectorConfig, generator: torch.Generator
 ) -> WindowNet:
-    """Return a network fitted to windows, the first half of them clean and the second half stamped."""
+    """Return a network fitted to uint8 (m, h, w, C) windows, clean and stamped, and the filter's (m, 2) of each."""
+    clean, stamped, clean_scores, stamped_scores = (torch.cat(kind) for kind in zip(*taught, strict=True))
+    windows, scores = torch.cat([clean, stamped]), torch.cat([clean_scores, stamped_scores])
     _, height, width, channels = windows.shape
     net = WindowNet((height, width, channels), config, generator).to(windows.device)
-    x, scores = _pixels(windows), matched(windows)
-    y = torch.arange(2, device=x.device, dtype=torch.float32).repeat_interleave(len(x) // 2)
-    steps = config.epochs * -(-len(x) // config.batch_size)
+    y = torch.arange(2, device=windows.device, dtype=torch.float32).repeat_interleave(len(clean))
+    steps = config.epochs * -(-len(windows) // config.batch_size)
     optimizer = OneCycleAdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, steps=steps)
-    positions = torch.arange(len(x), device=x.device)
+    positions = torch.arange(len(windows), device=windows.device)
     for _ in range(config.epochs):
         for batch in shuffled_batches(positions, config.batch_size, generator):
-            loss = F.binary_cross_entropy_with_logits(net(x[batch], scores[batch]), y[batch])
+            loss = F.binary_cross_entropy_with_logits(net(_pixels(windows[batch]), scores[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
