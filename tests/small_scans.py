@@ -30,7 +30,7 @@ SMALL_DEFAULT = ScanConfig(
     device="cpu",
     jobs=1,
     method=DirectMethodConfig(
-        detector=WindowDetectorConfig(batch_size=64, epochs=8),
+        detector=WindowDetectorConfig(batch_size=64, epochs=8, lr=3e-3),
         label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
     ),
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.all_detectors import train_detectors
+from vbdguard.method.all_detectors import _denied, train_detectors
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.population import Population
@@ -59,7 +59,7 @@ def flagged(suspects: list[Suspect]) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", [2, 3])
-def test_what_hides_behind_a_trigger_at_the_same_place_gets_a_detector_of_its_own(
+def test_two_triggers_at_one_place_are_both_found_where_the_first_look_was_for_one(
     natural: Samples, method: DirectMethodConfig, seed: int
 ) -> None:
     both = [pattern(3, seed), pattern(7, seed + 10)]
@@ -67,11 +67,26 @@ def test_what_hides_behind_a_trigger_at_the_same_place_gets_a_detector_of_its_ow
     (suspect,), _ = suspects_and_what_detectors_see(samples, method)
     assert int((suspect.logits > 0)[: 2 * COUNT].sum()) >= 2 * COUNT - 2
     first_alone = replace(suspect, planted=PlantedTrigger(as_trigger(both[0]), 1.0))
-    seen = train_detectors(samples, [first_alone], method, 0, Silent())
-    assert len(seen) == 2
-    for one, carriers in zip(seen, (slice(0, COUNT), slice(COUNT, 2 * COUNT)), strict=True):
-        assert float((one.logits > 0)[carriers].float().mean()) > 0.95
-    assert int(flagged(seen)[2 * COUNT :].sum()) <= 3
+    is_flagged = flagged(train_detectors(samples, [first_alone], method, 0, Silent()))
+    for carriers in (slice(0, COUNT), slice(COUNT, 2 * COUNT)):
+        assert float(is_flagged[carriers].float().mean()) > 0.95
+    assert int(is_flagged[2 * COUNT :].sum()) <= 3
+
+
+def test_a_second_look_is_for_samples_that_are_surely_denied_if_they_are_many(
+    natural: Samples, method: DirectMethodConfig
+) -> None:
+    (suspect,), _ = suspects_and_what_detectors_see(stamped(natural, [pattern(3, 2)], [(0, 0)]), method)
+    sure = torch.full_like(suspect.logits, -9.0)
+    sure[:COUNT] = 9.0
+    seen = sure.clone()
+    seen[:5] = -9.0
+    assert _denied(replace(suspect, logits=sure), replace(suspect, logits=seen), method) is None
+    seen[5:20] = -9.0
+    seen[20:40] = 1.0
+    denied = _denied(replace(suspect, logits=sure), replace(suspect, logits=seen), method)
+    assert denied is not None
+    assert denied.nonzero().squeeze(1).tolist() == list(range(20))
 
 
 def test_one_trigger_gets_one_detector(natural: Samples, method: DirectMethodConfig) -> None:

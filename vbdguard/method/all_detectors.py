@@ -1,8 +1,9 @@
 """Stage 5 of preset `default` over all suspects: each seen by a detector of its trigger, read anew as it gets clearer.
 
-What several classes share is read from the carriers of all of them (`kin_reading`). Where two triggers lie at one
-place, stage 3 takes their carriers for those of one, and the detector that learns from it recognises the clearer of the
-two. Samples that stage 3 is sure of and the detector is sure to deny show the other, which then gets a detector too.
+What several classes share is read from the carriers of all of them (`kin_reading`), and one network learns it for all
+whose windows are laid out alike: it sees more samples than each class could afford alone. Where two triggers lie at
+one place, stage 3 takes their carriers for those of one, and the detector that learns from it may recognise the clearer
+of the two. Samples that stage 3 is sure of and the detector is sure to deny show the other, which gets a detector too.
 """
 
 from __future__ import annotations
@@ -44,15 +45,13 @@ def train_detectors(
         give_back_freed()  # each window has its own size: what the last one's networks left would pile up
         some = [suspects[i] for i in job]
         if job[0] in shared:
-            return _judged_as_kin(samples, some, [shared[i] for i in job], config, seed)
+            return [[seen] for seen in _judged_as_kin(samples, some, [shared[i] for i in job], config, seed)]
         return [_judged_alone(samples, some[0], config, seed)]
 
-    found: dict[int, list[Suspect]] = {}
     judged = side_by_side(judge, jobs, device=samples.device, progress=progress)
     progress.advance(len(suspects) - len(jobs))
-    for job, of_each in zip(jobs, judged, strict=True):
-        found |= zip(job, of_each, strict=True)
-    in_order = (suspect for i in sorted(found) for suspect in found[i])
+    found = {i: of_one for job, seen in zip(jobs, judged, strict=True) for i, of_one in zip(job, seen, strict=True)}
+    in_order = (suspect for i in range(len(suspects)) for suspect in found[i])
     return [suspect for suspect in in_order if suspect.gain >= config.mixture.min_gain]
 
 
@@ -67,23 +66,68 @@ def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: Direct
 
 def _judged_as_kin(
     samples: Samples, kin: list[Suspect], readings: list[Reading], config: DirectMethodConfig, seed: int
-) -> list[list[Suspect]]:
+) -> list[Suspect]:
     """Return what one network sees of classes that share a trigger."""
     seen = _seen_by_detector(samples, kin, readings, config, seed, others=config.detector.others)
-    return [[one if one.gain >= _worth(suspect) else suspect] for suspect, one in zip(kin, seen, strict=True)]
+    return [one if one.gain >= _worth(suspect) else suspect for suspect, one in zip(kin, seen, strict=True)]
 
 
 def _judged_alone(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> list[Suspect]:
     """Return what detectors of its own see of a suspect, and what hid behind it."""
     view = _view(samples, suspect, config, seed)
-    best = _best_detector(samples, suspect, Reading(suspect.planted), view, config, seed)
+    # What stage 3 looked for, and what the samples show that it found with that.
+    readings = [Reading(suspect.planted), _read(suspect, view, suspect.logits.sigmoid())]
+    best = _best_detector(samples, suspect, readings, view, config, seed)
     if best.gain < _worth(suspect):
         return [suspect]
     denied = _denied(suspect, best, config)
     if denied is None:
         return [best]
-    reading = _read(suspect, view, denied.float())
-    return [best, _best_detector(samples, replace(suspect, kin=None, gain=0.0), reading, view, config, seed)]
+    readings = [_read(suspect, view, denied.float())]
+    return [best, _best_detector(samples, replace(suspect, kin=None, gain=0.0), readings, view, config, seed)]
+
+
+def _best_detector(
+    samples: Samples,
+    suspect: Suspect,
+    readings: list[Reading],
+    view: View,
+    config: DirectMethodConfig,
+    seed: int,
+) -> Suspect:
+    """Return a suspect as the best of a few detectors sees it: for each reading, then for what the best one flags.
+
+    Where that one is in doubt, another learns the same trigger from more samples.
+    """
+    found: list[tuple[Suspect, Reading]] = []
+
+    def seen_with(reading: Reading, others: int) -> Suspect:
+        return _seen_by_detector(samples, [suspect], [reading], config, seed, others=others)[0]
+
+    def look(reading: Reading) -> bool:
+        is_news = not any(reading.shows_the_same_as(earlier) for _, earlier in found)
+        if is_news:
+            found.append((seen_with(reading, config.mixture.others), reading))
+        return is_news
+
+    def best() -> tuple[Suspect, Reading]:
+        return max(found, key=lambda one: one[0].gain)
+
+    for reading in readings:
+        look(reading)
+    for _ in range(config.detector.rounds):
+        posterior = best()[0].logits.sigmoid()
+        if posterior.sum() < config.mixture.min_carriers or not look(_read(suspect, view, posterior)):
+            break
+    seen, reading = best()
+    return seen_with(reading, config.detector.others) if _doubt(seen) >= config.detector.doubt else seen
+
+
+def _denied(suspect: Suspect, seen: Suspect, config: DirectMethodConfig) -> Tensor | None:
+    """Return the members that the mixture is sure of and the detector sure to deny, bool (n,); None if few are."""
+    denied = (suspect.logits > _SURE) & (seen.logits < -_SURE)
+    fewest = max(config.mixture.min_carriers, _MANY_DENIED * int((suspect.logits > 0).sum()))
+    return denied if int(denied.sum()) >= fewest else None
 
 
 def _worth(suspect: Suspect) -> float:
@@ -117,41 +161,9 @@ def _kin(suspects: list[Suspect]) -> list[list[int]]:
     return [sorted(by_label.values()) for by_label in by_trigger.values() if len(by_label) >= FEWEST_KIN]
 
 
-def _denied(suspect: Suspect, seen: Suspect, config: DirectMethodConfig) -> Tensor | None:
-    """Return the members that the mixture is sure of and the detector sure to deny, bool (n,); None if few are."""
-    denied = (suspect.logits > _SURE) & (seen.logits < -_SURE)
-    fewest = max(config.mixture.min_carriers, _MANY_DENIED * int((suspect.logits > 0).sum()))
-    return denied if int(denied.sum()) >= fewest else None
-
-
 def _view(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> View:
     others = other_samples(samples, suspect.label, config.mixture.others, seed)
     return suspect.level.view(suspect.members, others, suspect.label, suspect.window)
-
-
-def _best_detector(
-    samples: Samples, suspect: Suspect, reading: Reading, view: View, config: DirectMethodConfig, seed: int
-) -> Suspect:
-    """Return a suspect as the best of a few detectors sees it, each trained on what the last one flagged.
-
-    Where that one is in doubt, another learns the same trigger from more samples.
-    """
-
-    def seen_with(reading: Reading, others: int) -> Suspect:
-        return _seen_by_detector(samples, [suspect], [reading], config, seed, others=others)[0]
-
-    found: list[tuple[Suspect, Reading]] = []
-    for _ in range(config.detector.rounds + 1):
-        found.append((seen_with(reading, config.mixture.others), reading))
-        posterior = found[-1][0].logits.sigmoid()
-        if posterior.sum() < config.mixture.min_carriers:
-            break
-        anew = _read(suspect, view, posterior)
-        if anew.shows_the_same_as(reading):
-            break
-        reading = anew
-    best, reading = max(found, key=lambda one: one[0].gain)
-    return seen_with(reading, config.detector.others) if _doubt(best) >= config.detector.doubt else best
 
 
 def _doubt(suspect: Suspect) -> float:

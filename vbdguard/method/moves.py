@@ -30,7 +30,7 @@ _AT_REST = 0.8
 """Share of copies in one place from which on a trigger stays where it is."""
 _SELDOM = 0.01
 """Share of copies below which a step is left out."""
-_FEWEST = 50
+_FEWEST = 30
 """Carriers from which on their steps say something."""
 
 
@@ -52,7 +52,7 @@ class Reading:
 
     def shows_the_same_as(self, other: Reading) -> bool:
         """Return whether a detector of the one would learn nothing new from the other."""
-        return not (self.is_moving or other.is_moving) and self.planted.shows_the_same_as(other.planted)
+        return self.steps == other.steps and self.planted.shows_the_same_as(other.planted)
 
 
 def read_trigger(view: View, images: Tensor, own: Tensor, usual: Tensor, posterior: Floats) -> Reading:
