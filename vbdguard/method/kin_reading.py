@@ -1,8 +1,9 @@
 """Stage 5 of preset `default` where many classes carry the same trigger: it is read from the carriers of all.
 
 An attack from all classes to all pastes one trigger, for each class at a place of its own. A class alone shows a faint
-one with noise, and a detector learns the noise; all together show it clearly. Each class keeps a detector of its own,
-since images differ from place to place. Not in the paper, where each class has its own trigger.
+one with noise, and a detector learns the noise; all together show it clearly. One network learns it at all these places
+(`window_detector`); matched filter and share of poison are each class's own. Not in the paper, where each class has its
+own trigger.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 It departs from the paper (section 3.3.5): it sees the pixels of a window around the trigger instead of the gradients of
 the whole image, and beside them the score of the matched filter for the trigger, which is hard to learn from few
 samples when the blend is faint. It learns from samples of other classes, clean and stamped. Instead of learning from
-pseudo-labels, which drift, it reads the trigger anew from the samples that the first round flags and starts again with
-that. And its score is a posterior under the share of poison that the class seems to hold, where the paper's threshold
-of 0.5 assumes that half of the class is poisoned. `benchmarks/README.md` has the figures.
+pseudo-labels, which drift, it starts again with the trigger as the samples show it that the first round flags
+(`all_detectors`). Classes that share a trigger share a network. And its score is a posterior under the share of poison
+that the class seems to hold, where the paper's threshold of 0.5 assumes that half of the class is poisoned.
+`benchmarks/README.md` has the figures.
 """
 
 from __future__ import annotations
