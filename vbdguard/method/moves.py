@@ -28,6 +28,9 @@ _SEEDS, _FEWEST_ALIKE = 8, 20
 _SHARE_STEPS = 30
 _AT_REST = 0.8
 """Share of copies in one place from which on a trigger stays where it is."""
+_LEAST_GAIN = 30.0
+"""Log-likelihood (nats) that steps must explain for each carrier: a faint trigger seems to move as chance has it, and
+images are not Gaussian (19 for such a one, hundreds for copies that do move)."""
 _SELDOM = 0.01
 """Share of copies below which a step is left out."""
 _FEWEST = 30
@@ -70,8 +73,9 @@ def read_trigger(view: View, images: Tensor, own: Tensor, usual: Tensor, posteri
     if len(carriers) < _FEWEST:
         return Reading(still)
     around = _surroundings(view, images[own[carriers]], usual, mode="constant")
-    shares = _shares(_evidence(view, around, _shift_of(still, view)))
-    if shares.max() >= _AT_REST:
+    evidence = _evidence(view, around, _shift_of(still, view))
+    shares = _shares(evidence)
+    if shares.max() >= _AT_REST or _gain_of_moving(evidence, shares) < _LEAST_GAIN:
         return Reading(still)
     found = (_align(view, around, start) for start in _starts(view, view.own[carriers]))
     best, shares, _ = max(found, key=lambda one: one[2])
@@ -166,6 +170,12 @@ def _evidence(view: View, around: Tensor, shift: Tensor) -> Floats:
     scores = [_at(around, view, step) @ weights.to(around) - needed for step in _STEPS]
     evidence: Floats = torch.stack(scores, dim=1).double().cpu().numpy()
     return evidence
+
+
+def _gain_of_moving(evidence: Floats, shares: Floats) -> float:
+    """Return what several steps explain beyond the commonest one, nats per carrier."""
+    moving = np.logaddexp.reduce(evidence + np.log(shares), axis=1)
+    return float((moving - evidence[:, shares.argmax()]).mean())
 
 
 def _shares(evidence: Floats) -> Floats:
