@@ -50,9 +50,9 @@ def test_an_item_that_always_dies_costs_itself_in_the_words_of_the_local_engine(
 
 
 def test_an_item_that_hangs_costs_itself(functions: ModuleType) -> None:
-    with RayTasks(2, Limits(seconds=3, memory_bytes=1 << 30)) as ray:
+    with RayTasks(2, Limits(seconds=10, memory_bytes=1 << 30)) as ray:
         done = dict(ray.map(functions.hang, list(range(3))))
-    assert done[1] == WorkerDied("the process that read it gave no answer within 3 seconds", "timeout")
+    assert done[1] == WorkerDied("the process that read it gave no answer within 10 seconds", "timeout")
     assert (done[0], done[2]) == (0, 2)
 
 
