@@ -53,6 +53,9 @@ class Verdict:
     """Seconds per stage, by the method's own names of its stages."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that it ran with, fit for JSON; they stand in the record."""
+    is_learnt: NDArray[np.bool_] | None = None
+    """(N,), true where the poisoned model that the method looked into gives a sample the label that it bears; None
+    without such a model. What poison does to a model is not to be found in one that has not learnt it."""
 
 
 class Method(Protocol):

@@ -21,6 +21,7 @@ def score(verdict: Verdict, truth: NDArray[np.bool_], labels: NDArray[np.int64])
     Raises:
         ValueError: if the verdict is not about N samples.
     """
+    learnt = {} if verdict.is_learnt is None else _learnt(verdict.is_learnt, truth)
     flagged = verdict.is_flagged
     if flagged.shape != truth.shape or flagged.dtype != np.bool_:
         raise ValueError(f"expected a verdict of bool {truth.shape}, got {flagged.dtype} {flagged.shape}")
@@ -40,4 +41,11 @@ def score(verdict: Verdict, truth: NDArray[np.bool_], labels: NDArray[np.int64])
         "classes_wrong": len(verdict.accused - attacked),
         "classes_attacked": len(attacked),
         "alarm": bool(verdict.accused) or hits + false > 0,
+        **learnt,
     }
+
+
+def _learnt(is_learnt: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Return the shares in % of clean and of poisoned samples whose labels a poisoned model gives back."""
+    kinds = {"clean": is_learnt[~truth], "poisoned": is_learnt[truth]}
+    return {f"learnt_{kind}": round(100 * float(part.mean()), 2) if len(part) else None for kind, part in kinds.items()}

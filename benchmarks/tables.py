@@ -143,10 +143,12 @@ def details(records: Iterable[Record]) -> str:
                 *(str(_spread(group, name)) for name in ("precision", "recall", "false_positive_rate")),
                 *(f"{right} of {attacked}", str(wrong)),
                 *(f"{mean(record['seconds']['total'] for record in group):.0f}", _peak(group)),
+                str(_spread([record for record in group if "learnt_poisoned" in record], "learnt_poisoned")),
             )
         )
-    names = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused", "s", "peak MB")
-    return _markdown(("data", "cell", "method", "seeds", *names), rows)
+    scores = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused")
+    names = ("data", "cell", "method", "seeds", *scores, "s", "peak MB", "poison that its model learnt %")
+    return _markdown(names, rows)
 
 
 def provenance(records: Sequence[Record]) -> str:

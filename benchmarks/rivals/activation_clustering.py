@@ -47,9 +47,7 @@ def detect(
         for indices in members(data):
             reduced = independent_components(features[indices], settings.components, seed=seed)
             is_flagged[indices] = is_in_small_cluster(reduced, settings.largest_share, seed=seed)
-    return verdict(
-        data, is_flagged, {"victim": victim.seconds, **watch.seconds}, {**asdict(settings), **victim.settings}
-    )
+    return verdict(data, is_flagged, watch.seconds, asdict(settings), victim=victim)
 
 
 def independent_components(features: NDArray[np.floating], count: int, *, seed: int) -> NDArray[np.float64]:

@@ -86,8 +86,8 @@ def detect(
         for label in sorted(targets.labels):
             gradients = _array(_gradients(victim, classes[label], label)[targets.layer])
             is_flagged[classes[label]] = poison_among(gradients, _array(references[targets.layer][label]), settings)
-    used = {**asdict(settings), "late_layers": list(settings.late_layers), **victim.settings}
-    return verdict(data, is_flagged, {"victim": victim.seconds, **watch.seconds}, used, accused=targets.labels)
+    used = {**asdict(settings), "late_layers": list(settings.late_layers)}
+    return verdict(data, is_flagged, watch.seconds, used, victim=victim, accused=targets.labels)
 
 
 def clean_references(

@@ -52,8 +52,8 @@ def detect(
         densities = least_log_densities(victim, victim.pixels)
     with watch.stage("clusters"):
         is_flagged, dropped = find_poison(densities, settings)
-    used = {**asdict(settings), "dropped_layers": dropped, **victim.settings}
-    return verdict(data, is_flagged, {"victim": victim.seconds, **watch.seconds}, used)
+    used = {**asdict(settings), "dropped_layers": dropped}
+    return verdict(data, is_flagged, watch.seconds, used, victim=victim)
 
 
 def find_poison(densities: NDArray[np.floating], settings: Settings) -> tuple[NDArray[np.bool_], int]:

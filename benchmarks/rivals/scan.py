@@ -96,8 +96,7 @@ def detect(
         for label in accused:
             indices = np.flatnonzero(data.labels == label)
             is_flagged[indices] = _with_fewer_clean(splits[label].is_second, len(indices))
-    used = {**asdict(settings), **victim.settings}
-    return verdict(data, is_flagged, {"victim": victim.seconds, **watch.seconds}, used, accused=accused)
+    return verdict(data, is_flagged, watch.seconds, asdict(settings), victim=victim, accused=accused)
 
 
 def decompose(features: Array, labels: NDArray[np.int64], n_classes: int, settings: Settings) -> Decomposition:

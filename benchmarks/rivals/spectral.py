@@ -46,8 +46,7 @@ def detect(
             scores = spectral_scores(features[indices])
             quota = min(len(indices), round(settings.excess * ratio * len(indices)))
             is_flagged[indices[np.argsort(-scores, kind="stable")[:quota]]] = True
-    used = {**asdict(settings), "ratio": ratio, **victim.settings}
-    return verdict(data, is_flagged, {"victim": victim.seconds, **watch.seconds}, used)
+    return verdict(data, is_flagged, watch.seconds, {**asdict(settings), "ratio": ratio}, victim=victim)
 
 
 def spectral_scores(features: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -49,8 +49,8 @@ def detect(
         boundary = float(np.quantile(mean_entropies(victim, clean, overlays), settings.false_rejection))
     with watch.stage("entropies"):
         entropies = mean_entropies(victim, victim.pixels, overlays)
-    used = {**asdict(settings), "used_overlays": len(overlays), **victim.settings}
-    return verdict(data, entropies < boundary, {"victim": victim.seconds, **watch.seconds}, used)
+    used = {**asdict(settings), "used_overlays": len(overlays)}
+    return verdict(data, entropies < boundary, watch.seconds, used, victim=victim)
 
 
 def mean_entropies(victim: Victim, pixels: Pixels, overlays: Tensor) -> NDArray[np.float64]:

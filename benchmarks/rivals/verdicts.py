@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.methods import Task, Verdict
+from benchmarks.rivals.victim import Victim
 
 
 def verdict(
@@ -17,6 +18,7 @@ def verdict(
     seconds: Mapping[str, float],
     settings: Mapping[str, Any],
     *,
+    victim: Victim | None = None,
     accused: frozenset[int] | None = None,
 ) -> Verdict:
     """Return a verdict; a method that names no class accuses each class that it flags a sample of.
@@ -26,10 +28,14 @@ def verdict(
         is_flagged: bool (N,).
         seconds: per stage.
         settings: fit for JSON.
+        victim: the poisoned model that was looked into; its time, settings and success stand in the verdict.
         accused: the classes, from a method that judges classes.
     """
     named = frozenset(np.unique(data.labels[is_flagged]).tolist()) if accused is None else accused
-    return Verdict(is_flagged, named, dict(seconds), dict(settings))
+    if victim is None:
+        return Verdict(is_flagged, named, dict(seconds), dict(settings))
+    spent = {"victim": victim.seconds, **seconds}
+    return Verdict(is_flagged, named, spent, {**settings, **victim.settings}, victim.is_learnt)
 
 
 def members(data: Task) -> list[NDArray[np.int64]]:

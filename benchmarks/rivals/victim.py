@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -33,6 +35,8 @@ class Victim:
     """What its training took, once for all methods that share it."""
     settings: Mapping[str, Any]
     """How it was trained, fit for JSON."""
+    is_learnt: NDArray[np.bool_]
+    """(N,), where it gives an image the label that it was taught."""
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +74,13 @@ def train_victim(
         seconds = time.perf_counter() - start
         if kept_at:
             _keep(network, seconds, kept_at)
-    return Victim(network, pixels, seconds, {"width": settings.width, "victim": asdict(fitting)})
+    is_learnt = _predictions(network, pixels) == data.labels
+    return Victim(network, pixels, seconds, {"width": settings.width, "victim": asdict(fitting)}, is_learnt)
+
+
+@torch.no_grad()
+def _predictions(network: PreActResNet18, pixels: Pixels) -> NDArray[np.int64]:
+    return torch.cat([network(images).argmax(1) for images in pixels.batches()]).cpu().numpy()
 
 
 def _keep(network: PreActResNet18, seconds: float, path: Path) -> None:

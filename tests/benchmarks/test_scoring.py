@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,12 @@ def test_flagging_everything_scores_what_the_poison_ratio_gives() -> None:
 def test_a_verdict_that_is_not_about_the_samples_is_refused(flagged: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected a verdict of bool \(20,\)"):
         score(verdict(flagged, set()), np.zeros(20, np.bool_), np.zeros(20, np.int64))
+
+
+def test_what_a_poisoned_model_has_learnt_is_told_of_clean_and_of_poisoned_samples() -> None:
+    truth, is_learnt = np.arange(20) < 4, np.arange(20) > 0
+    found = score(replace(verdict(truth, {0}), is_learnt=is_learnt), truth, np.zeros(20, np.int64))
+    assert (found["learnt_poisoned"], found["learnt_clean"]) == (75.0, 100.0)
+    on_clean = score(replace(verdict(truth, {0}), is_learnt=is_learnt), truth & False, np.zeros(20, np.int64))
+    assert (on_clean["learnt_poisoned"], on_clean["learnt_clean"]) == (None, 95.0)
+    assert "learnt_poisoned" not in score(verdict(truth, {0}), truth, np.zeros(20, np.int64))

@@ -50,6 +50,7 @@ def test_a_method_judges_every_sample_and_says_how_it_was_set_up(name: str, pois
     assert verdict.settings["width"] == 8
     assert verdict.settings["victim"]["epochs"] == 6
     assert verdict.seconds["victim"] == poisoning.victim.seconds > 0
+    assert verdict.is_learnt is poisoning.victim.is_learnt
     json.dumps([dict(verdict.settings), dict(verdict.seconds)])
 
 

@@ -39,6 +39,7 @@ def test_the_victim_has_learnt_classes_and_trigger(poisoning: Poisoning) -> None
     is_obeyed = logits(victim, victim.pixels).argmax(1).numpy() == poisoning.task.labels
     assert is_obeyed[poisoning.is_poisoned].mean() > 0.9
     assert is_obeyed[~poisoning.is_poisoned].mean() > 0.8
+    assert np.array_equal(victim.is_learnt, is_obeyed)
 
 
 def test_methods_on_one_task_share_one_training(small: Task) -> None:
