@@ -12,7 +12,7 @@ from vbdguard.config import SampleConfig
 from vbdguard.errors import ConfigError
 from vbdguard.method.contrast import ClassMeans
 from vbdguard.method.population import Population, class_cap
-from vbdguard.method.samples import Samples
+from vbdguard.method.samples import Samples, halved
 
 CAPPED = SampleConfig(per_class=100)
 
@@ -107,7 +107,7 @@ def test_chunks_hold_all_samples_once_in_order() -> None:
 
 def test_class_means_are_those_of_all_samples_in_chunks_of_any_size() -> None:
     data = population([900, 500], side=32)
-    fine, coarse = ClassMeans.at_sides(data, [32, 8])
+    fine, coarse = ClassMeans.of_views(data, [lambda images: images, lambda images: halved(images, 8)])
     whole = data.whole()
     for label in (0, 1):
         own = whole.images[whole.labels == label].double()

@@ -10,7 +10,7 @@ The paper finds its suspects in the gradients of trained models (section 3.3.2),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vbdguard.config import ContrastConfig
 from vbdguard.method.population import Population
-from vbdguard.method.samples import Samples, halved
+from vbdguard.method.samples import Samples
 
 _CHUNK = 1000
 _TRIMMING_ROUNDS = 5
@@ -38,6 +38,8 @@ class Place:
     column: int
     score: float
     """Squared Mahalanobis distance per dimension: about 1 where nothing is special."""
+    is_rare: bool = False
+    """Whether few samples of the class show it, by details that hardly any image has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,21 @@ class ClassMeans:
 
     @classmethod
     def of(cls, samples: Samples) -> ClassMeans:
-        """Return those of samples in memory, at their size."""
-        return cls.at_sides(Population.of(samples), [max(samples.image_shape[:2])])[0]
+        """Return those of samples in memory, as they are."""
+        return cls.of_views(Population.of(samples), [lambda images: images])[0]
 
     @classmethod
-    def at_sides(cls, population: Population, sides: Sequence[int]) -> list[ClassMeans]:
-        """Add up the images of each class, halved to each of the longest sides, in one pass over all samples."""
+    def of_views(cls, population: Population, views: Sequence[Callable[[Tensor], Tensor]]) -> list[ClassMeans]:
+        """Add up what each view makes of the images of each class, in one pass over all samples.
+
+        Args:
+            population: all samples.
+            views: from uint8 (n, H, W, C) to whole numbers (n, h, w, C).
+        """
         counts = population.labels.bincount(minlength=population.n_classes)
         sums: list[Tensor] = []
         for _, samples in population.chunks():
-            seen = [halved(samples.images, side) for side in sides]
+            seen = [view(samples.images) for view in views]
             if not sums:
                 sums = [counts.new_zeros(len(counts), *images.shape[1:], dtype=torch.float64) for images in seen]
             for total, images in zip(sums, seen, strict=True):
@@ -162,25 +169,29 @@ class UsualContrasts:
         return _distances(_windows(contrast, self.side), products / count).view(contrast.shape[:2])
 
 
-def find_places(scores: Tensor, echo: Tensor | None, config: ContrastConfig) -> dict[int, list[Place]]:
+def find_places(
+    scores: Tensor, echo: Tensor | None, config: ContrastConfig, *, is_rare: bool = False
+) -> dict[int, list[Place]]:
     """Return the highest peaks of the classes' scores, highest first; classes without any are left out.
 
     Args:
         scores: float64 (K, H, W), of `UsualContrasts.scores`.
         echo: float64 (K, K), of `ClassMeans.echo`: an echo of another class's peak is no place; None: there is none.
         config: settings of stage 2.
+        is_rare: whether these are scores of rare details.
     """
+    least, most = (config.rare_min_score, config.rare_places) if is_rare else (config.min_score, config.places)
     highest = F.max_pool2d(scores[:, None], _PEAK, stride=1, padding=_PEAK // 2)[:, 0]
     # Scores go with the square of a contrast. Of two classes each is the other's echo, and both are looked at.
     echo_of = scores.new_zeros(len(scores), len(scores)) if echo is None else (_ECHO * echo.square()).clamp_max(0.5)
     places = {}
     for label, of_class in enumerate(scores):
         heard = (echo_of[label, :, None, None] * highest).amax(0)
-        is_peak = (of_class == highest[label]) & (of_class > config.min_score) & (of_class > heard)
+        is_peak = (of_class == highest[label]) & (of_class > least) & (of_class > heard)
         peaks = is_peak.nonzero()
         values = of_class[peaks[:, 0], peaks[:, 1]]
-        order = values.argsort(descending=True, stable=True)[: config.places]
-        found = [Place(int(row), int(column), float(of_class[row, column])) for row, column in peaks[order].tolist()]
+        order = values.argsort(descending=True, stable=True)[:most]
+        found = [Place(row, column, float(of_class[row, column]), is_rare) for row, column in peaks[order].tolist()]
         if found:
             places[label] = found
     return places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.contrast import ClassMeans, Place, UsualContrasts, find_places, natural_covariance
 from vbdguard.method.mixture import Mixture, View
 from vbdguard.method.population import Population
+from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.samples import Samples, halved
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
@@ -40,20 +41,40 @@ class Level:
     """Of the windows of stage 3."""
     natural_share: float
     """Of windows of class differences."""
+    rare: RareDetail | None = None
+    """What few images show, in images as they are."""
     _natural: dict[int, Tensor] = field(default_factory=dict, init=False)
     """What `natural` has worked out so far."""
 
     @classmethod
-    def of(
-        cls, samples: Samples, means: ClassMeans, image_size: tuple[int, int], config: DirectMethodConfig, side: int
+    def whole(
+        cls, samples: Samples, means: ClassMeans, rare: RareDetail, rare_means: ClassMeans, config: DirectMethodConfig
     ) -> Level:
-        """Look for suspicious places in the class means, which may be those of more samples."""
-        is_coarse = samples.image_shape[:2] != image_size
-        contrasts = means.against_median() if is_coarse else means.against_others()
-        usual = UsualContrasts.of(contrasts, config.contrast)
-        scores = torch.stack([usual.scores(contrast, label) for label, contrast in enumerate(contrasts)])
-        places = find_places(scores, None if is_coarse else means.echo(), config.contrast)
-        return cls(samples, image_size, means, usual, places, side, config.contrast.natural_share)
+        """Look for suspicious places in images as they are.
+
+        Args:
+            samples: those that the fit looks at.
+            means: of all samples.
+            rare: what few images show.
+            rare_means: of it in all samples.
+            config: all settings.
+        """
+        usual, scores = _scored(means.against_others(), config)
+        places = find_places(scores, means.echo(), config.contrast)
+        _, scores = _scored(rare_means.against_others(), config)
+        for label, found in find_places(scores, rare_means.echo(), config.contrast, is_rare=True).items():
+            places.setdefault(label, []).extend(found)
+        size, share = samples.image_shape[:2], config.contrast.natural_share
+        return cls(samples, size, means, usual, places, config.mixture.side, share, rare)
+
+    @classmethod
+    def coarse(
+        cls, samples: Samples, means: ClassMeans, image_size: tuple[int, int], config: DirectMethodConfig
+    ) -> Level:
+        """Look for suspicious places in images that were larger; the means are those of all samples, at this size."""
+        usual, scores = _scored(means.against_median(), config)
+        places = find_places(scores, None, config.contrast)
+        return cls(samples, image_size, means, usual, places, config.contrast.side, config.contrast.natural_share)
 
     @property
     def is_coarse(self) -> bool:
@@ -99,11 +120,16 @@ def image_levels(population: Population, samples: Samples, config: DirectMethodC
         config: all settings.
     """
     size = samples.image_shape[:2]
-    if min(size) < 2 * config.coarse_side:
-        means = ClassMeans.at_sides(population, [max(size)])
-        return [Level.of(samples, means[0], size, config, config.mixture.side)]
-    fine, coarse = ClassMeans.at_sides(population, [max(size), config.coarse_side])
-    return [
-        Level.of(samples, fine, size, config, config.mixture.side),
-        Level.of(samples.halved_to(config.coarse_side), coarse, size, config, config.contrast.side),
-    ]
+    rare = RareDetail.among(samples.images, config.contrast.rare_share)
+    views: list[Callable[[Tensor], Tensor]] = [lambda images: images, rare.of]
+    if min(size) >= 2 * config.coarse_side:
+        views.append(lambda images: halved(images, config.coarse_side))
+    means, rare_means, *of_coarse = ClassMeans.of_views(population, views)
+    levels = [Level.whole(samples, means, rare, rare_means, config)]
+    return levels + [Level.coarse(samples.halved_to(config.coarse_side), coarse, size, config) for coarse in of_coarse]
+
+
+def _scored(contrasts: Tensor, config: DirectMethodConfig) -> tuple[UsualContrasts, Tensor]:
+    """Return what is usual in contrasts (K, H, W, C) of classes, and how unusual each place is, (K, H, W)."""
+    usual = UsualContrasts.of(contrasts, config.contrast)
+    return usual, torch.stack([usual.scores(contrast, label) for label, contrast in enumerate(contrasts)])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vbdguard.config import MixtureConfig
 from vbdguard.method.mixture_trace import HalfTrace, MixtureTrace
+from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
@@ -81,7 +82,9 @@ class Mixture:
     """Judges samples of the class that are not among the n."""
 
 
-def fit_mixture(view: View, config: MixtureConfig, expected: Floats | None = None) -> Mixture | None:
+def fit_mixture(
+    view: View, config: MixtureConfig, expected: Floats | None = None, *, rare: RareDetail | None = None
+) -> Mixture | None:
     """Return the likeliest mixture, if any.
 
     Args:
@@ -89,8 +92,11 @@ def fit_mixture(view: View, config: MixtureConfig, expected: Floats | None = Non
         config: settings of stage 3.
         expected: (h, w, C), the shift of the mean to begin with; None begins with what the class itself shows, once
             with the whole contrast and once with its sharp part.
+        rare: begins with the samples of the class that share rare details in place of either.
     """
-    if expected is None:
+    if rare is not None:
+        starts = [_rare_starts(view, rare)]
+    elif expected is None:
         starts = [_own_starts(view, is_sharp=is_sharp) for is_sharp in (False, True)]
     else:
         starts = [[_Start(expected.reshape(-1), _contrast(view, learned)) for learned in view.folds]]
@@ -153,6 +159,12 @@ class View:
             image_size=(images.shape[1], images.shape[2]),
             window=window,
         )
+
+
+    def rare_detail(self, windows: Tensor, rare: RareDetail) -> Tensor:
+        """Return the rare details of windows (n, D) that are centred as they are here, float32 (n, D)."""
+        pixels = (windows + self.mean).round().to(torch.uint8).view(len(windows), *self.background.shape)
+        return rare.of(pixels).float().flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +375,18 @@ def _own_starts(view: View, *, is_sharp: bool) -> list[_Start]:
             residual, mask = _sharp_part(contrast.reshape(view.background.shape))
             contrast = np.where(mask[..., None], residual, 0).reshape(-1)
         starts.append(_Start(contrast, contrast))
+    return starts
+
+
+def _rare_starts(view: View, rare: RareDetail) -> list[_Start]:
+    """Return what those samples of each half of the class show whose rare details agree with the mean of them."""
+    own, others = (view.rare_detail(windows, rare) for windows in (view.own, view.others))
+    usual = others.mean(0)
+    starts = []
+    for learned in view.folds:
+        agreement = (own @ (learned @ own / learned.sum() - usual)).clamp_min(0) * learned
+        shown = _numbers(agreement @ view.own / agreement.sum().clamp_min(1e-9))
+        starts.append(_Start(shown, _contrast(view, learned)))
     return starts
 
 

@@ -18,6 +18,7 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.common_trigger import Template, common_templates, expected_elsewhere
 from vbdguard.method.level import Level
 from vbdguard.method.mixture import Mixture, PlantedTrigger, fit_mixture
+from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.trigger import TriggerCandidate
@@ -114,7 +115,8 @@ def find_suspect_triggers(
                 window = window_at(place.row, place.column, level.side, level.samples.image_shape[:2])
                 if not level.is_coarse and any(window.overlaps(earlier, _SAME_PLACE) for earlier in seen):
                     continue
-                suspect = _suspect_at(samples, level, label, window, config, seed)
+                rare = level.rare if place.is_rare else None
+                suspect = _suspect_at(samples, level, label, window, config, seed, rare=rare)
                 if suspect is not None:
                     seen.append(window)
                     found.append(suspect)
@@ -145,13 +147,15 @@ def _suspect_at(
     config: DirectMethodConfig,
     seed: int,
     expected: NDArray[np.float64] | None = None,
+    *,
+    rare: RareDetail | None = None,
 ) -> Suspect | None:
-    """Return what a class carries at a place, if it explains enough."""
+    """Return what a class carries at a place, if it explains enough; `fit_mixture` says what it may begin with."""
     own = samples.members(label)
     if len(own) < config.mixture.min_carriers:
         return None
     view = level.view(own, other_samples(samples, label, config.mixture.others, seed), label, window)
-    mixture = fit_mixture(view, config.mixture, expected)
+    mixture = fit_mixture(view, config.mixture, expected, rare=rare)
     if mixture is None or mixture.gain < level.least_gain(mixture, config):
         return None
     return _suspect(label, own, level, mixture)
