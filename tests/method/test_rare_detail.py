@@ -29,7 +29,7 @@ def detail(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def textures(seed: int, place: tuple[int, int] | None) -> Samples:
-    """Smooth noise, each class with looks of its own, in class 3 ten images of 2,000 with a white square of 3 x 3 at a place."""
+    """Smooth noise; each class has looks of its own, and ten of 2,000 images of class 3 a white square of 3 x 3."""
     rng = np.random.default_rng(seed)
     noise = gaussian_filter(rng.normal(size=(CLASSES * PER_CLASS, SIDE, SIDE, 3)), (0, 1.2, 1.2, 0))
     looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, 3)), (0, 1.2, 1.2, 0))

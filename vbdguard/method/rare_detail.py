@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 8
-_ENOUGH = 2000
-"""Images that say how hard the edges of nearly all images are."""
+_NEIGHBOURS = 8
+_LARGEST = 255 * _NEIGHBOURS
+_ENOUGH, _CHUNK = 2000, 256
+"""Images that say how hard the edges of nearly all images are, and how many of them are looked at at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class RareDetail:
     @classmethod
     def among(cls, images: Tensor, share: float) -> RareDetail:
         """Return what only a share of the values of uint8 (N, H, W, C) images exceeds, told from some of them."""
-        some = images[:: -(-len(images) // _ENOUGH)]
-        counts = _detail(some).abs().flatten().long().bincount()
+        counts = torch.zeros(_LARGEST + 1, dtype=torch.int64, device=images.device)
+        for some in images[:: -(-len(images) // _ENOUGH)].split(_CHUNK):
+            counts += _detail(some).abs().flatten().long().bincount(minlength=len(counts))
         beyond = counts.sum() - counts.cumsum(0)
         return cls(int((beyond > share * counts.sum()).sum()))
 
@@ -48,4 +50,4 @@ def _detail(images: Tensor) -> Tensor:
         before = torch.cat([total.narrow(axis, 0, 1), total.narrow(axis, 0, length - 1)], axis)
         after = torch.cat([total.narrow(axis, 1, length - 1), total.narrow(axis, length - 1, 1)], axis)
         total = total + before + after
-    return (NEIGHBOURS + 1) * pixels - total
+    return (_NEIGHBOURS + 1) * pixels - total
