@@ -91,6 +91,18 @@ def test_a_square_on_one_sample_in_two_hundred_is_found_with_its_carriers(place:
     assert not suspects(samples, BLIND)
 
 
+def test_what_many_show_at_a_place_does_not_hide_what_few_show_there() -> None:
+    samples = textures(3, (6, 7))
+    members = samples.members(TARGET)
+    of_many = members[CARRIERS : CARRIERS + 300]
+    brighter = samples.images[of_many, 4:9, 6:11].int() + 15
+    samples.images[of_many, 4:9, 6:11] = brighter.clamp_max(255).to(torch.uint8)
+    carriers = [(suspect.logits > 0).nonzero().squeeze(1).tolist() for suspect in suspects(samples, CONFIG)]
+    assert len(carriers) == 2
+    assert {*range(CARRIERS)} == {*min(carriers, key=len)}
+    assert len({*max(carriers, key=len)} & {*range(CARRIERS, CARRIERS + len(of_many))}) > 0.8 * len(of_many)
+
+
 def test_classes_without_a_trigger_are_not_suspect_for_their_rare_details() -> None:
     samples = textures(2, None)
     [level] = image_levels(Population.of(samples), samples, CONFIG)

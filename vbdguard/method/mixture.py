@@ -160,7 +160,6 @@ class View:
             window=window,
         )
 
-
     def rare_detail(self, windows: Tensor, rare: RareDetail) -> Tensor:
         """Return the rare details of windows (n, D) that are centred as they are here, float32 (n, D)."""
         pixels = (windows + self.mean).round().to(torch.uint8).view(len(windows), *self.background.shape)

@@ -110,15 +110,17 @@ def find_suspect_triggers(
     def at_odd_places(label: int) -> list[Suspect]:
         found: list[Suspect] = []
         for level in levels:
-            seen: list[Window] = []
+            seen: dict[bool, list[Window]] = {True: [], False: []}
             for place in level.places.get(label, ()):
                 window = window_at(place.row, place.column, level.side, level.samples.image_shape[:2])
-                if not level.is_coarse and any(window.overlaps(earlier, _SAME_PLACE) for earlier in seen):
+                # What many show at a place tells nothing of what few show there.
+                alike = seen[place.is_rare]
+                if not level.is_coarse and any(window.overlaps(earlier, _SAME_PLACE) for earlier in alike):
                     continue
                 rare = level.rare if place.is_rare else None
                 suspect = _suspect_at(samples, level, label, window, config, seed, rare=rare)
                 if suspect is not None:
-                    seen.append(window)
+                    alike.append(window)
                     found.append(suspect)
         return found
 
