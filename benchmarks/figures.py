@@ -13,7 +13,7 @@ from benchmarks.records import Record
 
 CEILING = "ceiling"
 FLAG_EVERYTHING = "flag everything"
-_OURS_FIRST = ("default", "paper")
+OURS = ("default", "paper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +94,4 @@ def flag_everything(ratio: float) -> float:
 def methods_in(records: Iterable[Record]) -> list[str]:
     """Return the methods of records: ours, then the others by name, the ceiling left out."""
     names = {record["method"] for record in records} - {CEILING}
-    return [name for name in _OURS_FIRST if name in names] + sorted(names - {*_OURS_FIRST})
+    return [name for name in OURS if name in names] + sorted(names - {*OURS})

@@ -19,7 +19,16 @@ from scipy.stats import beta
 
 from benchmarks.cells import Cell
 from benchmarks.document import put
-from benchmarks.figures import CEILING, FLAG_EVERYTHING, Figures, Spread, data_name, methods_in, published_column
+from benchmarks.figures import (
+    CEILING,
+    FLAG_EVERYTHING,
+    OURS,
+    Figures,
+    Spread,
+    data_name,
+    methods_in,
+    published_column,
+)
 from benchmarks.groups import BLENDED, GROUPS
 from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
 from benchmarks.records import Record, read_records
@@ -65,6 +74,7 @@ def all_tables(records: Sequence[Record], published: Published) -> str:
     parts = [
         ("Averages over the paper's cells", averages(records, figures)),
         ("F1 (%) per cell", f1_per_cell(records, figures)),
+        ("Rivals", rivals(records, figures)),
         ("Clean data", clean_table(records)),
         ("Errors and cost per cell", details(records)),
     ]
@@ -75,7 +85,8 @@ def all_tables(records: Sequence[Record], published: Published) -> str:
 def averages(records: Sequence[Record], figures: Figures) -> str:
     """Return the averages of each of the paper's tables and of all cells, per method, over the cells that are there.
 
-    The other columns average the same cells, so that a row compares like with like.
+    The other columns average the same cells, so that a row compares like with like. A rival has a row where it was
+    measured on all cells of it.
     """
     rows = []
     names = sorted({data_name(record) for record in records})
@@ -90,11 +101,11 @@ def averages(records: Sequence[Record], figures: Figures) -> str:
 
 
 def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
-    """Return F1 by cell and method, published figures and reference lines beside them."""
-    places = sorted({(data_name(record), record["cell"]) for record in records})
+    """Return F1 by cell and preset, published figures and reference lines beside them."""
+    places = sorted({(data_name(record), record["cell"]) for record in records if record["method"] in (*OURS, CEILING)})
     pairs = [(data, cell) for data, name in places if (cell := Cell.parse(name)).mode != "clean"]
     pairs.sort(key=lambda pair: (pair[0], *_order(pair[1])))
-    columns = [*methods_in(records), *(published_column(name) for name in dict.fromkeys(COUNTERPARTS.values()))]
+    columns = [*OURS, *(published_column(name) for name in dict.fromkeys(COUNTERPARTS.values()))]
     columns = [column for column in columns if any(figures.spread(*pair, column).values for pair in pairs)]
     columns += [CEILING, FLAG_EVERYTHING]
     rows = [
@@ -102,6 +113,29 @@ def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
         for data, cell in pairs
     ]
     return _markdown(("data", "cell", *columns), rows)
+
+
+def rivals(records: Sequence[Record], figures: Figures) -> str:
+    """Return how the rivals did, preset `default` and the published figures beside them.
+
+    What their poisoned model has learnt of the poison says whether there was anything in it to be found.
+    """
+    rows = []
+    for (data, cell, method), group in _grouped(records, clean=False).items():
+        if method in (*OURS, CEILING):
+            continue
+        compared = (OURS[0], published_column(COUNTERPARTS.get(plain_name(method), method)))
+        rows.append(
+            (
+                *(data, cell, method, ", ".join(str(record["seed"]) for record in group)),
+                *(str(_spread(group, name)) for name in ("f1", "precision", "recall", "false_positive_rate")),
+                *(str(figures.spread(data, Cell.parse(cell), column)) for column in compared),
+                str(_spread([record for record in group if "learnt_poisoned" in record], "learnt_poisoned")),
+                f"{mean(record['seconds']['total'] for record in group):.0f}",
+            )
+        )
+    scores = ("F1 %", "precision %", "recall %", "FPR %", "default", "published", "poison that its model learnt %")
+    return _markdown(("data", "cell", "method", "seeds", *scores, "s"), rows)
 
 
 def clean_table(records: Iterable[Record]) -> str:
@@ -129,10 +163,10 @@ def _alarms(group: Sequence[Record]) -> tuple[str, ...]:
 
 
 def details(records: Iterable[Record]) -> str:
-    """Return what else was scored: precision, recall, false flags, classes, memory and time, per cell and method."""
+    """Return what else was scored: precision, recall, false flags, classes, memory and time, per cell and preset."""
     rows = []
     for (data, cell, method), group in _grouped(records, clean=False).items():
-        if method == CEILING:
+        if method not in OURS:
             continue
         right, wrong, attacked = (
             sum(record[f"classes_{kind}"] for record in group) for kind in ("right", "wrong", "attacked")
@@ -143,12 +177,10 @@ def details(records: Iterable[Record]) -> str:
                 *(str(_spread(group, name)) for name in ("precision", "recall", "false_positive_rate")),
                 *(f"{right} of {attacked}", str(wrong)),
                 *(f"{mean(record['seconds']['total'] for record in group):.0f}", _peak(group)),
-                str(_spread([record for record in group if "learnt_poisoned" in record], "learnt_poisoned")),
             )
         )
-    scores = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused")
-    names = ("data", "cell", "method", "seeds", *scores, "s", "peak MB", "poison that its model learnt %")
-    return _markdown(names, rows)
+    names = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused", "s", "peak MB")
+    return _markdown(("data", "cell", "method", "seeds", *names), rows)
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -174,7 +206,7 @@ def _there(pairs: Sequence[tuple[str, Cell]], method: str, figures: Figures) -> 
 def _average(
     title: str, method: str, pairs: Sequence[tuple[str, Cell]], count: int, figures: Figures
 ) -> list[tuple[str, ...]]:
-    if not pairs:
+    if not pairs or (method not in OURS and len(pairs) < count):
         return []
     published = published_column(COUNTERPARTS.get(plain_name(method), method))
     columns = (method, published, CEILING, FLAG_EVERYTHING)

@@ -14,7 +14,7 @@ from benchmarks.document import markers, with_tables
 from benchmarks.figures import Figures
 from benchmarks.groups import GROUPS
 from benchmarks.records import append_record
-from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell
+from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell, rivals
 
 SQUARE = "a2o/white_square/1/0.1"
 BEGIN, END = markers("tables")
@@ -116,6 +116,27 @@ def test_details_add_up_the_classes_and_leave_clean_runs_and_ceilings_out() -> N
     records = [run(seed=1, classes_wrong=2), run(), clean(), run(method="ceiling")]
     (row,) = rows(details(records))
     assert (row["seeds"], row["classes found"], row["innocent classes accused"]) == ("0, 1", "2 of 2", "2")
+
+
+def test_rivals_have_a_table_of_their_own_beside_ours_and_their_published_figures() -> None:
+    small = "abl@lr=0.05,width=8"
+    records = [run(f1=98.0), run(method=small, f1=50.0, learnt_poisoned=99.5), run(method="flare", f1=70.0)]
+    figures = Figures.gather(records, PUBLISHED)
+    abl, flare = rows(rivals(records, figures))
+    assert (abl["method"], abl["F1 %"], abl["default"], abl["published"]) == (small, "50.00", "98.00", "84.00")
+    assert (abl["poison that its model learnt %"], flare["poison that its model learnt %"]) == ("99.50", "")
+    assert (flare["F1 %"], flare["published"]) == ("70.00", "")
+    (of_ours,) = rows(f1_per_cell(records, figures))
+    assert not {small, "flare"} & set(of_ours)
+    assert [row["method"] for row in rows(details(records))] == ["default"]
+
+
+def test_a_rival_has_an_average_only_over_all_cells_of_a_table() -> None:
+    names = ["white_square", "white_grid", "green_square", "color_grid", "small_kitty", "big_kitty"]
+    some = [run(f"a2o/{name}/1/0.1", method="scan") for name in names[:-1]]
+    assert not averages(some, Figures.gather(some, {}))
+    every = [*some, run(f"a2o/{names[-1]}/1/0.1", method="scan")]
+    assert [row["cells of"] for row in rows(averages(every, Figures.gather(every, {})))] == ["cifar10, table 1"]
 
 
 def test_tables_go_between_the_markers_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
