@@ -17,6 +17,7 @@ from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
 from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import window_at
 from vbdguard.progress import Silent
 
 COUNT = 60
@@ -66,7 +67,8 @@ def test_two_triggers_at_one_place_are_both_found_where_the_first_look_was_for_o
     samples = stamped(natural, both, [(0, 0)])
     (suspect,), _ = suspects_and_what_detectors_see(samples, method)
     assert int((suspect.logits > 0)[: 2 * COUNT].sum()) >= 2 * COUNT - 2
-    first_alone = replace(suspect, planted=PlantedTrigger(as_trigger(both[0]), 1.0))
+    around_both = window_at(9, 8, suspect.level.side, (16, 16))
+    first_alone = replace(suspect, planted=PlantedTrigger(as_trigger(both[0]), 1.0), window=around_both)
     is_flagged = flagged(train_detectors(samples, [first_alone], method, 0, Silent()))
     for carriers in (slice(0, COUNT), slice(COUNT, 2 * COUNT)):
         assert float(is_flagged[carriers].float().mean()) > 0.95
