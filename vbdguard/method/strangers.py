@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.blind_models import BlindModels, blind_fits
+from vbdguard.method.cross_section import contents, cross_section, natural_distances
 from vbdguard.method.label_check import NO_RATIO, Membership, membership
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect_triggers import Suspect
@@ -27,6 +28,8 @@ Judged = list[tuple[Suspect, Membership]]
 _SHARP_GAIN, _SHARP_BOUNDARY, _SHARP_SIGNIFICANCE = 8.0, 2 / 3, 0.01
 """A trigger that explains so many nats per carrier is surely pasted; only a mark of the class could be as sharp. Then
 less says that its carriers are strangers: on small sets the models that see no trigger know little."""
+_MOST, _SURE = 0.5, 2.0
+"""Share of a class from which on its kept samples do not speak for it, and the log-odds that sure carriers have."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 
@@ -193,7 +196,42 @@ def memberships(
             boundary=_SHARP_BOUNDARY if is_sharp else 0.5,
         )
         judged.append((suspect, fit))
-    return judged
+    return _with_cross_sections(samples, judged, is_kept, blind, config)
+
+
+def _with_cross_sections(
+    samples: Samples, judged: Judged, is_kept: NDArray[np.bool_], blind: Blind, config: DirectMethodConfig
+) -> Judged:
+    """Return the judgement with those as strangers who are most of their class and drawn from all classes.
+
+    The kept samples of such a class cannot speak for it: they are few, and many of them may be poison that was missed.
+    """
+    counts = samples.labels.bincount(minlength=samples.n_classes).tolist()
+    most = {i for i, (suspect, fit) in enumerate(judged) if fit.n_flagged > _MOST * counts[suspect.label]}
+    asked = [i for i in most if judged[i][0].is_painted and not judged[i][1].is_stranger]
+    natural = set(range(samples.n_classes)) - {judged[i][0].label for i in most}
+    labels = samples.labels.cpu().numpy()
+    by_painting: dict[int, tuple[NDArray[np.float64], list[float]]] = {}
+    result = list(judged)
+    for i in asked:
+        suspect, fit = judged[i]
+        painting = blind.models[suspect.label].painting
+        if id(painting) not in by_painting:
+            content = contents(painting(samples.images))
+            by_painting[id(painting)] = content, natural_distances(content, labels, is_kept, natural)
+        content, distances = by_painting[id(painting)]
+        others = np.flatnonzero(is_kept & (labels != suspect.label))
+        section = cross_section(
+            content[suspect.members[suspect.logits > _SURE].cpu().numpy()],
+            content[others[suspect.would_be_sure(samples.images, others, _SURE)]],
+            distances,
+            significance=config.label_check.significance / len(asked),
+        )
+        if section is not None:
+            log.info("class %d: most of it carries a trigger, %s", suspect.label, section)
+            if section.is_drawn_from_all:
+                result[i] = suspect, replace(fit, is_stranger=True, p_value=section.p_value)
+    return result
 
 
 def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Judged:

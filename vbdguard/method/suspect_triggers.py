@@ -101,6 +101,14 @@ class Suspect:
         is_flagged[self.members[self.logits > 0].cpu().numpy()] = True
         return is_flagged
 
+    def would_be_sure(self, images: Tensor, indices: NDArray[np.intp], log_odds: float) -> NDArray[np.bool_]:
+        """Return bool (n,): which of some of uint8 (N, H, W, C) images would be sure carriers if they carried it."""
+        sure = []
+        for chunk in torch.from_numpy(indices).to(images.device).split(_CHUNK):
+            stamped = self.trigger.paste(images[chunk], self.planted.blend_factor)
+            sure.append(self.trace.logits(stamped, torch.arange(len(chunk), device=images.device)) > log_odds)
+        return torch.cat(sure).cpu().numpy() if sure else np.zeros(0, dtype=np.bool_)
+
 
 def find_suspect_triggers(
     samples: Samples, levels: list[Level], config: DirectMethodConfig, seed: int, progress: Progress
