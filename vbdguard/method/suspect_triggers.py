@@ -39,6 +39,8 @@ _HIDING, _OPAQUE_SHARE = 0.1, 0.5
 such pixels from which on a wide trigger is opaque."""
 _COMMON_GAIN = 200.0
 """Log-likelihood (nats) from which on a trigger is looked for in all classes."""
+_FEWEST_BESIDE = 10
+"""Samples of a class without a trigger that tell what its carriers have in common beside them, at least."""
 _MUCH_BEYOND = 0.1
 """Share of the odd pixels that may lie beyond the margin of a small trigger."""
 _CHUNK = 256
@@ -235,7 +237,7 @@ def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
     """Return the suspect with all of the image that its carriers have in common, which may reach beyond the window."""
     level, extent = suspect.level, suspect.extent
     carries = suspect.logits > 0
-    if 0 < int(carries.sum()) < len(carries):
+    if 0 < int(carries.sum()) <= len(carries) - _FEWEST_BESIDE:
         shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
         scores = level.usual.scores(shown - usual, suspect.label)
         # Few carriers have a noisier mean than the whole class, by whose contrasts the scores are scaled.
