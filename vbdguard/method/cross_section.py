@@ -1,4 +1,4 @@
-"""Stage 4 of preset `default` where most of a class carries a trigger: are its carriers a cross-section of all classes?
+"""Stage 4 of preset `default` where most of a class carries a trigger: whether its carriers come from all classes.
 
 Not in the paper. An attack from all classes to one, on data of many classes, outnumbers the honest samples of the class
 that it attacks: with 100 classes and 10 % poison eleven to one. Models that learn what that class looks like learn it
