@@ -31,7 +31,7 @@ SMALL_DEFAULT = ScanConfig(
     jobs=1,
     method=DirectMethodConfig(
         detector=WindowDetectorConfig(batch_size=64, epochs=8, lr=3e-3),
-        label_check=LabelCheckConfig(architecture=(16,), epochs=10, min_steps=0, batch_size=32),
+        label_check=LabelCheckConfig(epochs=10, min_steps=0, batch_size=32),
     ),
 )
 """Preset `default` with as many steps as a thousand images need, not as 50,000 would."""

@@ -21,7 +21,6 @@ SHARD_TIMEOUT = 1800.0
 """Seconds: gigabytes over a slow network take their time, and a shard that hangs is rare."""
 WORKER_MEMORY = 4096
 """MB: four times what the largest image that is decoded takes."""
-_SMALLEST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +32,8 @@ class EnsembleConfig:
     train_share: float = 0.8
     """Share of each class that trains; the rest is the detection split (1: all samples do both)."""
     epochs: int = 20
-    min_steps: int = 0
-    """Fewest optimiser steps; small data sets get more epochs until they have them."""
     batch_size: int | None = None
     """None: 256, or 64 for images of 64 pixels and more, as published."""
-    min_batches: int = 1
-    """Fewest batches per epoch; small data sets get smaller batches, down to 32, until they have them."""
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -49,12 +44,10 @@ class EnsembleConfig:
         _require("architectures must name at least one model", bool(self.architectures), self.architectures)
         _require("lr must be above 0", self.lr > 0, self.lr)
 
-    def plan(self, image_shape: tuple[int, int, int], n_train: int) -> tuple[int, int]:
-        """Return batch size and epochs for `n_train` training samples of a shape."""
+    def batch(self, image_shape: tuple[int, int, int], n_train: int) -> int:
+        """Return the batch size for `n_train` training samples of a shape."""
         published = 64 if max(image_shape[:2]) >= 64 else 256
-        few = max(_SMALLEST_BATCH, n_train // self.min_batches)
-        batch_size = max(1, min(self.batch_size or published, few, n_train))
-        return batch_size, max(self.epochs, -(-self.min_steps // -(-n_train // batch_size)))
+        return max(1, min(self.batch_size or published, n_train))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,10 +216,14 @@ class WindowDetectorConfig:
 class LabelCheckConfig:
     """The second proof of preset `default`: flagged samples must be strangers in their class."""
 
-    architecture: tuple[int, ...] = (16, 32)
-    epochs: int = 3
-    min_steps: int = 400
+    architecture: tuple[int, ...] = (16, 32, 64)
+    """Filters of each block of the models that see no trigger."""
+    epochs: int = 5
+    min_steps: int = 200
+    """Fewest optimiser steps; small data sets get more epochs until they have them."""
     batch_size: int = 128
+    lr: float = 1e-2
+    weight_decay: float = 5e-2
     max_side: int = 32
     """Images of this many pixels a side, or more, are judged by a copy halved once, and on until it is no larger."""
     max_blanked: float = 0.25
@@ -239,16 +236,10 @@ class LabelCheckConfig:
     """Chance that the flagged samples of any class fit so badly though they are like the kept ones: the most that is
     taken for proof. It is shared out over all suspects."""
 
-    @property
-    def training(self) -> EnsembleConfig:
-        """How one simple model is trained on all it is given."""
-        return EnsembleConfig(
-            architectures=(self.architecture,),
-            train_share=1.0,
-            epochs=self.epochs,
-            min_steps=self.min_steps,
-            batch_size=self.batch_size,
-        )
+    def __post_init__(self) -> None:
+        _require("architecture must name at least one block", bool(self.architecture), self.architecture)
+        _require("epochs must be at least 1", self.epochs >= 1, self.epochs)
+        _require("lr must be above 0", self.lr > 0, self.lr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.config import LabelCheckConfig
-from vbdguard.method.ensemble import fit_ensemble, predict
+from vbdguard.method.content_model import ContentNet, fit_content_model, log_probabilities
 from vbdguard.method.samples import Samples, by_chunks, halved, stratified_split
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.simple_model import SimpleModel
 from vbdguard.progress import Progress, Silent
 
 _CHUNK = 256
@@ -69,7 +68,7 @@ class BlindModels:
     """The models of the two halves, less those that had nothing to learn from."""
 
     painting: Painting
-    models: tuple[SimpleModel, ...]
+    models: tuple[ContentNet, ...]
     n_classes: int
 
     def log_probability(self, images: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class BlindModels:
         if not self.models:
             return torch.zeros(len(images), self.n_classes, device=images.device)
         seen = self.painting(images)
-        return torch.stack([predict(model, seen).log_softmax(1) for model in self.models]).mean(0)
+        return torch.stack([log_probabilities(model, seen) for model in self.models]).mean(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +124,13 @@ def blind_fits(
     log_probability = torch.zeros(len(samples), len(labels), device=samples.device)
     likeliest = torch.zeros(len(samples), 2, dtype=torch.int64, device=samples.device)
 
-    def judge(half: tuple[Tensor, Tensor]) -> SimpleModel | None:
+    def judge(half: tuple[Tensor, Tensor]) -> ContentNet | None:
         learned, judged = half
         seen = learned[~is_hidden[learned]]
         if not len(seen):
             return None
-        model = fit_ensemble(visible.subset(seen), config.training, seed=seed, progress=Silent()).models[0].model
-        fit = predict(model, visible.images[judged]).log_softmax(1)
+        model = fit_content_model(visible.subset(seen), config, seed=seed)
+        fit = log_probabilities(model, visible.images[judged])
         log_probability[judged] = fit[:, list(labels)]
         likeliest[judged] = fit.topk(2, dim=1).indices
         return model

@@ -55,7 +55,7 @@ def fit_ensemble(samples: Samples, config: EnsembleConfig, *, seed: int, progres
     if not len(detection):
         detection = train
     models = _new_models(samples, config, generator)
-    batch_size, epochs = config.plan(samples.image_shape, len(train))
+    batch_size = config.batch(samples.image_shape, len(train))
     optimizer = MomentumSGD(
         [weight for model in models for weight in model.parameters()],
         lr=config.lr,
@@ -63,7 +63,7 @@ def fit_ensemble(samples: Samples, config: EnsembleConfig, *, seed: int, progres
         weight_decay=config.weight_decay,
     )
     correct = [0] * len(models)
-    for _ in range(epochs):
+    for _ in range(config.epochs):
         correct = [0] * len(models)
         for batch in shuffled_batches(train, batch_size, generator):
             hits = _step(models, samples.pixels(batch), samples.labels[batch], optimizer)

@@ -25,8 +25,7 @@ from vbdguard.progress import Progress
 def detect_as_published(samples: Samples, config: MethodConfig, *, seed: int, clock: StageClock) -> Detection:
     """Return which classes and samples are poisoned; see `vbdguard.method.pipeline.detect`."""
     generator = torch.Generator().manual_seed(seed)
-    n_train = round(len(samples) * config.ensemble.train_share)
-    with clock("ensemble", config.ensemble.plan(samples.image_shape, n_train)[1]) as listener:
+    with clock("ensemble", config.ensemble.epochs) as listener:
         ensemble = fit_ensemble(samples, config.ensemble, seed=seed, progress=listener)
     detection = samples.subset(ensemble.detection) if len(ensemble.detection) < len(samples) else samples
     with clock("suspects", len(ensemble.models)) as listener:
