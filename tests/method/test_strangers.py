@@ -112,10 +112,30 @@ def test_a_mark_that_many_classes_bear_on_their_own_samples_is_no_attack(suspect
     assert verdicts(suspect, [fit(0.6, 1e-4) for _ in range(20)]) == [False] * 20
 
 
-def test_a_class_that_explains_too_little_gains_nothing_from_others(suspect: Suspect) -> None:
+def test_a_class_that_explains_little_must_be_likely_by_itself(suspect: Suspect) -> None:
     judged = [(replace(suspect, label=label), fit(0.4, 1e-4)) for label in range(5)]
-    judged.append((replace(suspect, label=5, gain=35.0), fit(0.4, 1e-4)))
-    assert [found.is_stranger for _, found in together(judged, CONFIG, chances=10)] == [True] * 5 + [False]
+    judged.append((replace(suspect, label=5, gain=35.0), fit(0.45, 0.2)))
+    judged.append((replace(suspect, label=6, gain=35.0), fit(0.4, 0.01)))
+    assert [found.is_stranger for _, found in together(judged, CONFIG, chances=10)] == [True] * 5 + [False, True]
+
+
+def test_classes_that_explain_little_prove_nothing_together(suspect: Suspect) -> None:
+    judged = [(replace(suspect, label=label, gain=45.0), fit(0.4, 1e-4)) for label in range(12)]
+    assert not any(found.is_stranger for _, found in together(judged, CONFIG, chances=10))
+
+
+def test_natural_patterns_that_look_like_a_trigger_do_not_hide_it(suspect: Suspect) -> None:
+    attacked = [(replace(suspect, label=label), fit(0.45, 0.005)) for label in range(8)]
+    natural = [(replace(suspect, label=label), fit(0.75, 0.99, n=100)) for label in range(8, 30)]
+    found = together([*attacked, *natural], CONFIG, chances=10)
+    assert [fit.is_stranger for _, fit in found] == [True] * 8 + [False] * 22
+
+
+def test_what_looks_like_the_trigger_elsewhere_in_an_accused_class_is_another_thing(suspect: Suspect) -> None:
+    proven = [(replace(suspect, label=label), fit(0.3, 1e-9, is_stranger=True)) for label in range(4)]
+    alike = [(replace(suspect, label=label, gain=300.0), fit(0.75, 0.99, n=60)) for label in (3, 4)]
+    found = together([*proven, *alike], CONFIG, chances=10)
+    assert [fit.is_stranger for _, fit in found] == [True] * 4 + [False, True]
 
 
 def test_who_is_a_stranger_alone_stays_one(suspect: Suspect) -> None:

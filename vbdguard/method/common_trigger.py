@@ -7,7 +7,7 @@ clearly, a matched filter for it finds it in the mean images of classes where it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from scipy.signal import correlate
 from torch import Tensor
 
 from vbdguard.method.contrast import natural_covariance
+from vbdguard.method.evidence import evidence_maps
 from vbdguard.method.level import Level
 from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.window import Window, window_at
@@ -28,6 +29,8 @@ _ALIKE = 0.7
 _FAINT_PART = 0.25
 _TEMPLATES = 4
 """Different triggers that are looked for, at most."""
+_FEWEST_SHARING = 2
+"""Classes that show a trigger already, from which on single samples of all are asked for it."""
 _LEAST_SCORE, _PLACES = 4.0, 2
 """Standard deviations by which a template must stand out of a class's natural contrast, and in how many places."""
 _PEAK = 5
@@ -42,28 +45,34 @@ class Template:
     """(h, w, C), grey levels; no larger than the trigger."""
     weight: float
     """How many samples it was read from."""
+    gain: float
+    """Log-likelihood (nats) that it explains, in all classes that show it."""
+    labels: frozenset[int]
+    """Those classes."""
 
     @classmethod
-    def of(cls, planted: PlantedTrigger, background: Tensor, carriers: float) -> Template:
+    def of(cls, planted: PlantedTrigger, background: Tensor, carriers: float, gain: float, label: int) -> Template:
         """Cut it out of the image.
 
         Args:
             planted: the trigger.
             background: float (H, W, C), mean of the images that it was pasted on.
             carriers: samples that show it.
+            gain: log-likelihood (nats) that it explains.
+            label: the class that shows it.
         """
         mask, pattern = planted.trigger.mask.cpu(), planted.trigger.pattern.permute(1, 2, 0).cpu().double()
         shift = planted.blend_factor * (pattern - background.cpu()) * mask[..., None]
         rows, columns = (mask.any(axis).nonzero().squeeze(1) for axis in (1, 0))
         box = shift[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
-        return cls(box.numpy(), carriers)
+        return cls(box.numpy(), carriers, gain, frozenset({label}))
 
     def cropped(self) -> Template:
         """Return the part that is clearly there: a mean has little left of what single estimates added."""
         strength = np.linalg.norm(self.shift, axis=2)
         rows, columns = np.nonzero(strength > _FAINT_PART * strength.max())
         shift = self.shift[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        return Template(shift, self.weight)
+        return replace(self, shift=shift)
 
     def is_like(self, other: Template) -> bool:
         """Return whether both may show the same trigger."""
@@ -89,21 +98,26 @@ class Expected:
         return cls(window, shift)
 
 
-def common_templates(templates: Sequence[Template]) -> list[Template]:
-    """Return the first few different templates, each the mean of those that are alike."""
+def common_templates(templates: Sequence[Template], least_gain: float = 0.0) -> list[Template]:
+    """Return the few different templates that explain most, each the mean of those that are alike.
+
+    Args:
+        templates: what single classes show.
+        least_gain: log-likelihood (nats) that those that are alike must explain together.
+    """
     common: list[Template] = []
-    for template in templates:
+    for template in sorted(templates, key=lambda each: -each.gain):
         for i, earlier in enumerate(common):
             aligned = _aligned(template.shift, earlier.shift)
             if aligned is not None:
                 weight = earlier.weight + template.weight
                 mean = (earlier.weight * earlier.shift + template.weight * aligned) / weight
-                common[i] = Template(mean, weight)
+                common[i] = Template(mean, weight, earlier.gain + template.gain, earlier.labels | template.labels)
                 break
         else:
-            if len(common) < _TEMPLATES:
-                common.append(template)
-    return [template.cropped() for template in common]
+            common.append(template)
+    most = sorted((each for each in common if each.gain >= least_gain), key=lambda each: -each.gain)[:_TEMPLATES]
+    return [template.cropped() for template in most]
 
 
 def template_scores(template: Template, contrasts: Tensor, natural: Tensor, side: int) -> Tensor:
@@ -138,14 +152,24 @@ def template_scores(template: Template, contrasts: Tensor, natural: Tensor, side
 
 
 def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int, list[Expected]]:
-    """Return for each class where it may carry one of the templates; classes without such places are left out."""
+    """Return for each class where it may carry one of the templates; classes without such places are left out.
+
+    The mean of a class tells of faint triggers on thousands of samples, single samples of those on a few dozen.
+    """
+    expected: dict[int, list[Expected]] = {}
+    if not templates:
+        return expected
     contrasts = level.means.against_others()
     natural = natural_covariance(contrasts, level.side, level.natural_share)
-    expected: dict[int, list[Expected]] = {}
+    shared = [template for template in templates if len(template.labels) >= _FEWEST_SHARING]
+    maps = iter(evidence_maps(level.samples, [template.shift for template in shared]))
     for template in templates:
-        scores = template_scores(template, contrasts, natural, level.side)
-        for label, of_class in enumerate(scores):
-            for row, column in _peaks(of_class):
+        by_corner = [template_scores(template, contrasts, natural, level.side)]
+        if len(template.labels) >= _FEWEST_SHARING:
+            (height, width), (rows, columns) = template.shift.shape[:2], by_corner[0].shape[1:]
+            by_corner.append(next(maps)[:, height // 2 :, width // 2 :][:, :rows, :columns])
+        for label, scores in enumerate(zip(*by_corner, strict=True)):
+            for row, column in dict.fromkeys(peak for one in scores for peak in _peaks(one)):
                 expected.setdefault(label, []).append(Expected.of(template, row, column, level))
     return expected
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.method.common_trigger import Template, best_offset
@@ -21,6 +23,8 @@ from vbdguard.method.trigger import TriggerCandidate
 
 FEWEST_KIN = 3
 """Classes with the same trigger from which on it is read from all of them."""
+_LOOKS = 2
+"""How often it is asked who shows the same."""
 _MASK_VOTES = 0.5
 """Part of the most votes, one for each carrier, from which on a pixel belongs to the trigger."""
 _DARKEST_ROOM = 5.0
@@ -47,19 +51,23 @@ def common_reading(kin: Sequence[Suspect]) -> list[PlantedTrigger | None]:
         kin: suspects of images of the same size, one at least.
     """
     clearest = max(kin, key=lambda suspect: suspect.gain)
-    shown = [_shown(suspect, clearest) for suspect in kin]
-    common = _average([one for one in shown if one is not None])
+    model, background = clearest.planted, _background(clearest)
+    # What the clearest shows has noise of its own; what all that are like it show has little, and more are like that.
+    for _ in range(_LOOKS):
+        shown = [_shown(suspect, model, background) for suspect in kin]
+        model = common = _average([one for one in shown if one is not None])
     return [
         None if one is None else PlantedTrigger(common.trigger.moved(*one.back), common.blend_factor) for one in shown
     ]
 
 
-def _shown(suspect: Suspect, clearest: Suspect) -> _Shown | None:
-    offset = best_offset(_template(suspect).shift, _template(clearest).shift)
+def _shown(suspect: Suspect, model: PlantedTrigger, model_background: Tensor) -> _Shown | None:
+    """Return what a suspect shows where a model of the trigger lies, None if it is not alike."""
+    offset = best_offset(_shift(suspect.planted, _background(suspect)), _shift(model, model_background))
     if offset is None:
         return None
     trigger = suspect.planted.trigger
-    (top, left), (to_top, to_left) = trigger.bbox[:2], clearest.planted.trigger.bbox[:2]
+    (top, left), (to_top, to_left) = trigger.bbox[:2], model.trigger.bbox[:2]
     down, right = to_top - top + offset[0], to_left - left + offset[1]
     background = _background(suspect).permute(2, 0, 1).float()
     mean = TriggerCandidate(torch.ones_like(trigger.mask), background.to(trigger.pattern.device))
@@ -93,8 +101,9 @@ def _average(shown: Sequence[_Shown]) -> PlantedTrigger:
     return PlantedTrigger(TriggerCandidate(mask, pattern), blend_factor)
 
 
-def _template(suspect: Suspect) -> Template:
-    return Template.of(suspect.planted, _background(suspect), _carriers(suspect))
+def _shift(planted: PlantedTrigger, background: Tensor) -> NDArray[np.float64]:
+    """Return how far a trigger moves the pixels of its box, (h, w, C)."""
+    return Template.of(planted, background, carriers=1.0, gain=0.0, label=0).shift
 
 
 def _background(suspect: Suspect) -> Tensor:

@@ -37,6 +37,8 @@ _HARDLY = 0.1
 _FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
 """How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
 which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
+_KIN_DOUBT = 0.05
+"""Largest p-value of a class that explains less than that and is accused with others of the same trigger."""
 _P_VALUES = 1e-300, 1 - 1e-9
 """What a p-value counts as at the ends: exactly 0 or 1 would outweigh all others together."""
 _AS_CLEAR = 0.5
@@ -71,6 +73,7 @@ class Belonging:
     """Whose carriers belong to their class, and whose do not."""
 
     strangers: list[Suspect]
+    """With those that may show the same trigger."""
     artefacts: list[Suspect]
     """What is surely pasted, on samples that clearly belong to their class."""
     blind: Blind
@@ -82,11 +85,11 @@ def find_strangers(
 ) -> Belonging:
     """Return the suspects whose carriers do not belong to their class, and those whose carriers surely do.
 
-    Only so much of an image can be painted over. The suspects with the most gain come first; where some found no room,
+    Only so much of an image can be painted over. The suspects that explain most come first; where some found no room,
     another round follows for them.
     """
     found: Judged = []
-    waiting = sorted(suspects, key=lambda suspect: -suspect.gain)
+    waiting = _by_weight(suspects)
     blind = Blind({}, {}, samples.labels.new_zeros(len(samples), 2))
     for _ in range(config.label_check.rounds):
         if not waiting:
@@ -101,8 +104,34 @@ def find_strangers(
         log.info("class %d: a pattern of %d pixels was not looked into", suspect.label, int(suspect.extent.sum()))
     for suspect, fit in found:
         log.info("class %d: %s", suspect.label, _words(suspect, fit))
-    strangers = [suspect for suspect, fit in found if fit.is_stranger]
-    return Belonging(strangers, _artefacts(found), blind)
+    return Belonging(_strangers_and_kin(found), _artefacts(found), blind)
+
+
+def _strangers_and_kin(judged: Judged) -> list[Suspect]:
+    """Return the strangers, and what shows a proven trigger of three classes or more elsewhere.
+
+    Detectors tell better who carries it; then these are judged once more.
+    """
+    classes: dict[int | None, set[int]] = {}
+    for suspect, fit in judged:
+        if fit.is_stranger:
+            classes.setdefault(suspect.kin, set()).add(suspect.label)
+    proven = {kin: labels for kin, labels in classes.items() if kin is not None and len(labels) >= _FEWEST_KIN}
+    return [
+        suspect
+        for suspect, fit in judged
+        if fit.is_stranger or (suspect.kin in proven and suspect.label not in proven[suspect.kin])
+    ]
+
+
+def _by_weight(suspects: list[Suspect]) -> list[Suspect]:
+    """Return the suspects with what explains most first; a trigger that classes share counts for all of them."""
+    together: dict[int, float] = {}
+    for suspect in suspects:
+        if suspect.kin is not None:
+            together[suspect.kin] = together.get(suspect.kin, 0.0) + suspect.gain
+    weight = {id(suspect): together.get(suspect.kin, 0.0) if suspect.kin is not None else 0.0 for suspect in suspects}
+    return sorted(suspects, key=lambda suspect: (-max(weight[id(suspect)], suspect.gain), -suspect.gain))
 
 
 def _artefacts(judged: Judged) -> list[Suspect]:
@@ -243,11 +272,11 @@ def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Jud
     """
     groups: dict[int, list[int]] = {}
     for i, (suspect, _) in enumerate(judged):
-        if suspect.kin is not None and suspect.gain >= _KIN_GAIN:
+        if suspect.kin is not None:
             groups.setdefault(suspect.kin, []).append(i)
     result = list(judged)
     for group in groups.values():
-        p_value = _joint_p_value([judged[i] for i in group])
+        p_value = _joint_p_value([judged[i] for i in group if judged[i][0].gain >= _KIN_GAIN])
         if p_value < config.label_check.significance / chances:
             kin = _without_doubt(_without_members([judged[i] for i in group], p_value), p_value)
             for i, entry in zip(group, kin, strict=True):
@@ -260,7 +289,8 @@ def _joint_p_value(kin: Judged) -> float:
     alone = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
     # One class with many carriers must not convict others, in which something innocent looks like its trigger.
     heard = kin if _n_classes(alone) >= _FEWEST_KIN else [entry for entry in kin if not entry[1].is_stranger]
-    heard = [entry for entry in heard if entry[1].content is not NO_RATIO]  # the others could not be asked
+    # Something natural may look like the trigger, and lies on members; those that could not be asked know nothing.
+    heard = [entry for entry in heard if entry[1].content is not NO_RATIO and not _is_of_members(entry[1])]
     if _n_classes(heard) < _FEWEST_KIN:
         return 1.0
     fits = [fit for _, fit in heard]
@@ -275,13 +305,21 @@ def _joint_p_value(kin: Judged) -> float:
 
 
 def _without_members(kin: Judged, p_value: float) -> Judged:
-    """Return kin of a proven trigger as strangers, but those whose carriers clearly look like members."""
+    """Return kin of a proven trigger as strangers, but those whose carriers clearly look like members.
+
+    One that explains little must be likely to be a stranger by itself.
+    """
     return [
-        (suspect, fit)
-        if fit.is_stranger or fit.flagged - _KIN_MISFIT * fit.standard_error >= (fit.kept + fit.if_poisoned) / 2
-        else (suspect, replace(fit, is_stranger=True, p_value=p_value))
+        (suspect, replace(fit, is_stranger=True, p_value=p_value))
+        if not (fit.is_stranger or _is_of_members(fit)) and (suspect.gain >= _KIN_GAIN or fit.p_value < _KIN_DOUBT)
+        else (suspect, fit)
         for suspect, fit in kin
     ]
+
+
+def _is_of_members(fit: Membership) -> bool:
+    """Return whether carriers clearly look like members."""
+    return fit.flagged - _KIN_MISFIT * fit.standard_error >= (fit.kept + fit.if_poisoned) / 2
 
 
 def _without_doubt(kin: Judged, p_value: float) -> Judged:
@@ -290,9 +328,10 @@ def _without_doubt(kin: Judged, p_value: float) -> Judged:
     if _n_classes(strangers) < _FEWEST_KIN:
         return kin
     clear = _AS_CLEAR * float(np.median([_clearness(suspect, fit) for suspect, fit in strangers]))
+    accused = {suspect.label for suspect, _ in strangers}  # what looks like it elsewhere in these is another thing
     return [
         (suspect, fit)
-        if fit.is_stranger or suspect.gain < _SURE_KIN_GAIN or _clearness(suspect, fit) < clear
+        if suspect.label in accused or suspect.gain < _SURE_KIN_GAIN or _clearness(suspect, fit) < clear
         else (suspect, replace(fit, is_stranger=True, p_value=p_value))
         for suspect, fit in kin
     ]

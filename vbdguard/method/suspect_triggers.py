@@ -37,8 +37,9 @@ _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 _HIDING, _OPAQUE_SHARE = 0.1, 0.5
 """Variance of carriers, as a share of that of the others, below which a pixel hides what they show, and the share of
 such pixels from which on a wide trigger is opaque."""
-_COMMON_GAIN = 200.0
-"""Log-likelihood (nats) from which on a trigger is looked for in all classes."""
+_COMMON_GAIN, _FEWEST_SHARING = 200.0, 3
+"""Log-likelihood (nats) from which on a trigger is looked for in all classes, and how many of them must then show it to
+be worth a second look."""
 _FEWEST_BESIDE = 10
 """Samples of a class without a trigger that tell what its carriers have in common beside them, at least."""
 _MUCH_BEYOND = 0.1
@@ -135,20 +136,41 @@ def find_suspect_triggers(
         return found
 
     by_class = side_by_side(at_odd_places, range(samples.n_classes), device=samples.device, progress=progress)
-    full = levels[0]
-    templates = _shared_templates([found for of_one in by_class for found in of_one])
-    expected = expected_elsewhere(templates, full)
+    templates = _shared_templates(by_class)
+    by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed)
+    # What the first look found shows a trigger that classes share better to a second.
+    shared = [template for template in _shared_templates(by_class) if len(template.labels) >= _FEWEST_SHARING]
+    if shared:
+        by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed)
+        templates = _shared_templates(by_class)
 
     def whole(label: int) -> list[Suspect]:
-        found = list(by_class[label])
-        for place in expected.get(label, ()):
-            suspect = _suspect_at(samples, full, label, place.window, config, seed, place.shift)
-            found += [] if suspect is None else [suspect]
-        whole = (_with_kin(_with_extent(suspect, config), templates) for suspect in _distinct(found))
+        whole = (_with_kin(_with_extent(suspect, config), templates) for suspect in by_class[label])
         return [suspect for suspect in whole if not suspect.is_wide or suspect.gain >= _WIDE_GAIN]
 
     found = side_by_side(whole, range(samples.n_classes), device=samples.device)
     return [suspect for of_one in found for suspect in of_one]
+
+
+def _with_those_elsewhere(
+    samples: Samples,
+    level: Level,
+    by_class: list[list[Suspect]],
+    templates: list[Template],
+    config: DirectMethodConfig,
+    seed: int,
+) -> list[list[Suspect]]:
+    """Return the suspects of each class, and those that show one of the templates at another place."""
+    expected = expected_elsewhere(templates, level)
+
+    def of_class(label: int) -> list[Suspect]:
+        found = list(by_class[label])
+        for place in expected.get(label, ()):
+            suspect = _suspect_at(samples, level, label, place.window, config, seed, place.shift)
+            found += [] if suspect is None else [suspect]
+        return _distinct(found)
+
+    return side_by_side(of_class, range(samples.n_classes), device=samples.device)
 
 
 def _suspect_at(
@@ -173,15 +195,16 @@ def _suspect_at(
     return _suspect(label, own, level, mixture)
 
 
-def _shared_templates(suspects: list[Suspect]) -> list[Template]:
-    """Return what the clearest suspects carry."""
-    clear = [suspect for suspect in suspects if not suspect.level.is_coarse and suspect.gain >= _COMMON_GAIN]
-    return common_templates([_template(suspect) for suspect in sorted(clear, key=lambda found: -found.gain)])
+def _shared_templates(by_class: list[list[Suspect]]) -> list[Template]:
+    """Return what one suspect shows clearly, or several together."""
+    suspects = (suspect for of_one in by_class for suspect in of_one)
+    return common_templates([_template(suspect) for suspect in suspects if not suspect.level.is_coarse], _COMMON_GAIN)
 
 
 def _template(suspect: Suspect) -> Template:
     background = suspect.level.means.without(suspect.label)
-    return Template.of(suspect.planted, background, float(suspect.logits.sigmoid().sum()))
+    carriers = float(suspect.logits.sigmoid().sum())
+    return Template.of(suspect.planted, background, carriers, suspect.gain, suspect.label)
 
 
 def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:
