@@ -89,8 +89,10 @@ def _sharp_triggers(
 ) -> dict[int, SharpTrigger]:
     """Return the trigger of each class with flagged samples, as those samples show it; the strongest where several."""
     sharp: dict[int, SharpTrigger] = {}
+    if not accused:
+        return sharp
     kept = (~is_flagged).nonzero().squeeze(1)
-    some = kept[:: -(-len(kept) // ENOUGH_TO_SHARPEN)] if accused and len(kept) else kept
+    some = kept[:: max(1, -(-len(kept) // ENOUGH_TO_SHARPEN))]
     spread = torch.ones(samples.image_shape[:2], device=samples.device)
     if len(some):
         spread = pixel_spread(samples.images[some]).clamp_min(1.0)
