@@ -120,6 +120,16 @@ def test_who_shows_something_else_is_not_heard(kin: tuple[list[Suspect], NDArray
         assert torch.equal(reading.trigger.pattern, expected.trigger.pattern)
 
 
+def test_the_clearest_does_not_speak_for_the_others_where_it_shows_something_else(
+    kin: tuple[list[Suspect], NDArray[np.float64]],
+) -> None:
+    suspects, _ = kin
+    odd = suspects[3].planted.trigger
+    inverted = PlantedTrigger(TriggerCandidate(odd.mask, (255 - odd.pattern) * odd.mask), BLEND)
+    changed = [replace(one, planted=inverted, gain=9e3) if one.label == 3 else one for one in suspects]
+    assert [reading is None for reading in common_reading(changed)] == [False, False, False, True, False, False]
+
+
 def test_a_class_with_many_carriers_is_heard_more(kin: tuple[list[Suspect], NDArray[np.float64]]) -> None:
     suspects, pattern = kin
     exact = roughly(pattern, CORNERS[0], np.random.default_rng(0), noise=0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vbdguard.config import MixtureConfig
 from vbdguard.method.contrast import ClassMeans, natural_covariance
-from vbdguard.method.mixture import Mixture, View, fit_mixture, planted_trigger
+from vbdguard.method.mixture import Mixture, View, fit_mixture, known_mixture, planted_trigger
 from vbdguard.method.samples import Samples
 from vbdguard.method.window import window_at
 
@@ -176,6 +176,42 @@ def test_readings_that_differ_in_mask_blend_or_pattern_do_not_show_the_same() ->
     assert not one.shows_the_same_as(replace(one, trigger=wider))
     assert not one.shows_the_same_as(replace(one, trigger=brighter))
     assert not one.shows_the_same_as(replace(one, blend_factor=0.8))
+
+
+def known_shift(data: Stamped, blend: float) -> NDArray[np.float64]:
+    """Return how far carriers move the mean, in the window around the trigger."""
+    shift = np.zeros((CONFIG.side, CONFIG.side, 3))
+    middle = CONFIG.side // 2
+    shift[middle - 1 : middle + 2, middle - 1 : middle + 2] = blend * (data.pattern - 128)
+    return shift
+
+
+@pytest.mark.parametrize(("share", "blend"), [(0.1, 0.25), (0.3, 0.2), (0.03, 0.5)])
+def test_a_known_trigger_is_told_where_its_carriers_are_few_and_faint(share: float, blend: float) -> None:
+    data = stamped(share=share, blend=blend)
+    found = known_mixture(data.view(), known_shift(data, blend))
+    unknown = fit_mixture(data.view(), CONFIG)
+    assert unknown is None or found.gain > unknown.gain - 5
+    assert found.gain > 8
+    assert found.share == pytest.approx(share, abs=0.05)
+    assert found.posterior[data.carries].mean() > 4 * found.posterior[~data.carries].mean()
+    assert torch.equal(found.planted.trigger.mask, true_mask())
+    assert 0.8 * blend < found.planted.blend_factor < blend + 0.05  # what the shift needs, at least
+
+
+def test_a_known_trigger_that_no_sample_carries_explains_nothing() -> None:
+    data = stamped(share=0.0)
+    found = known_mixture(data.view(), known_shift(data, 0.5))
+    assert found.gain < 8
+    assert found.share < 0.05
+
+
+def test_a_trace_of_a_known_trigger_judges_as_the_mixture_does() -> None:
+    data = stamped(share=0.2, blend=0.3)
+    found = known_mixture(data.view(), known_shift(data, 0.3))
+    own = (data.samples.labels == TARGET).nonzero().squeeze(1)
+    posterior = found.trace.logits(data.samples.images, own).sigmoid().numpy()
+    np.testing.assert_allclose(posterior, found.posterior, atol=1e-4)
 
 
 @pytest.mark.parametrize("per_class", [60, 300])

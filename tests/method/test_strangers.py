@@ -124,6 +124,15 @@ def test_classes_that_explain_little_prove_nothing_together(suspect: Suspect) ->
     assert not any(found.is_stranger for _, found in together(judged, CONFIG, chances=10))
 
 
+def test_what_dozens_of_classes_show_is_no_accident_however_faint(suspect: Suspect) -> None:
+    fits = [fit(0.45, 0.02)] * 20 + [fit(0.7, 0.5)] * 10 + [fit(0.45, 0.2)] * 10
+    judged = [(replace(suspect, label=label, gain=12.0), found) for label, found in enumerate(fits)]
+    verdicts = [found.is_stranger for _, found in together(judged, CONFIG, chances=10)]
+    assert verdicts == [True] * 20 + [False] * 20
+    natural = [(suspect, replace(found, flagged=0.62)) for suspect, found in judged]
+    assert not any(found.is_stranger for _, found in together(natural, CONFIG, chances=10))
+
+
 def test_natural_patterns_that_look_like_a_trigger_do_not_hide_it(suspect: Suspect) -> None:
     attacked = [(replace(suspect, label=label), fit(0.45, 0.005)) for label in range(8)]
     natural = [(replace(suspect, label=label), fit(0.75, 0.99, n=100)) for label in range(8, 30)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,39 @@ def test_an_opaque_picture_is_painted_over_also_where_it_looks_as_the_class_usua
     assert strongest.is_painted
     assert strongest.extent[torch.from_numpy(hides)].all()
     assert float(strongest.extent.float().mean()) <= CONFIG.label_check.max_opaque
+
+
+def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 24 classes has 8 carriers of 80, at a place of its own."""
+    rng = np.random.default_rng(0)
+    n_classes, per_class = 24, 80
+    n = n_classes * per_class
+    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    looks = gaussian_filter(rng.normal(size=(n_classes, SIDE, SIDE, 3)), (0, 4, 4, 0))
+    labels = np.arange(n) % n_classes
+    images = 128 + 25 * noise / noise.std() + 8 * (looks / looks.std())[labels] + rng.normal(0, 12, noise.shape)
+    cross = 22.0 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+    places = rng.integers(2, SIDE - 5, (n_classes, 2))
+    for label, (top, left) in enumerate(places):
+        carriers = np.flatnonzero(labels == label)[:8]
+        images[carriers, top : top + 3, left : left + 3] += cross[..., None]
+    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    samples = Samples(pixels, torch.from_numpy(labels), n_classes)
+    levels = image_levels(Population.of(samples), samples, CONFIG)
+
+    def right() -> list[Suspect]:
+        middles = [(suspect, *(places[suspect.label] + 1)) for suspect in find()]
+        return [suspect for suspect, row, column in middles if suspect.planted.trigger.mask[row, column]]
+
+    def find() -> list[Suspect]:
+        return find_suspect_triggers(samples, levels, CONFIG, 0, Silent())
+
+    found = right()
+    assert len({suspect.label for suspect in found}) >= 20
+    assert {suspect.kin for suspect in found} == {0}
+    assert all(suspect.is_common and suspect.explains_enough(CONFIG) for suspect in found)
+    faint = replace(found[0], gain=CONFIG.mixture.min_gain - 1)
+    assert faint.explains_enough(CONFIG)
+    assert not replace(faint, is_common=False).explains_enough(CONFIG)
+    monkeypatch.setattr("vbdguard.method.suspect_triggers.repeated_patterns", lambda *_: [])
+    assert len(right()) <= 4

@@ -52,7 +52,7 @@ def train_detectors(
     progress.advance(len(suspects) - len(jobs))
     found = {i: of_one for job, seen in zip(jobs, judged, strict=True) for i, of_one in zip(job, seen, strict=True)}
     in_order = (suspect for i in range(len(suspects)) for suspect in found[i])
-    return [suspect for suspect in in_order if suspect.gain >= config.mixture.min_gain]
+    return [suspect for suspect in in_order if suspect.explains_enough(config)]
 
 
 def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: DirectMethodConfig) -> list[list[int]]:

@@ -31,6 +31,8 @@ _TEMPLATES = 4
 """Different triggers that are looked for, at most."""
 _FEWEST_SHARING = 2
 """Classes that show a trigger already, from which on single samples of all are asked for it."""
+_MANY_CLASSES = 10
+"""Classes that show a template, from which on it is there beyond doubt, and any class may carry it."""
 _LEAST_SCORE, _PLACES = 4.0, 2
 """Standard deviations by which a template must stand out of a class's natural contrast, and in how many places."""
 _PEAK = 5
@@ -86,6 +88,8 @@ class Expected:
     window: Window
     shift: Floats
     """(h, w, C): how far the mean of its carriers moves there."""
+    is_common: bool
+    """Whether many classes show the template."""
 
     @classmethod
     def of(cls, template: Template, top: int, left: int, level: Level) -> Expected:
@@ -95,7 +99,7 @@ class Expected:
         shift = np.zeros((*window.size, channels))
         row, column = top - window.top, left - window.left
         shift[row : row + height, column : column + width] = template.shift
-        return cls(window, shift)
+        return cls(window, shift, len(template.labels) >= _MANY_CLASSES)
 
 
 def common_templates(templates: Sequence[Template], least_gain: float = 0.0) -> list[Template]:
@@ -154,7 +158,8 @@ def template_scores(template: Template, contrasts: Tensor, natural: Tensor, side
 def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int, list[Expected]]:
     """Return for each class where it may carry one of the templates; classes without such places are left out.
 
-    The mean of a class tells of faint triggers on thousands of samples, single samples of those on a few dozen.
+    The mean of a class tells of faint triggers on thousands of samples, single samples of those on a few dozen. Both
+    together tell of the faintest, where it is beyond doubt that there is such a trigger.
     """
     expected: dict[int, list[Expected]] = {}
     if not templates:
@@ -168,17 +173,20 @@ def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int,
         if len(template.labels) >= _FEWEST_SHARING:
             (height, width), (rows, columns) = template.shift.shape[:2], by_corner[0].shape[1:]
             by_corner.append(next(maps)[:, height // 2 :, width // 2 :][:, :rows, :columns])
+        most = _PLACES
+        if len(template.labels) >= _MANY_CLASSES:
+            by_corner, most = [(by_corner[0] + by_corner[1]) / 2**0.5], 1
         for label, scores in enumerate(zip(*by_corner, strict=True)):
-            for row, column in dict.fromkeys(peak for one in scores for peak in _peaks(one)):
+            for row, column in dict.fromkeys(peak for one in scores for peak in _peaks(one, most)):
                 expected.setdefault(label, []).append(Expected.of(template, row, column, level))
     return expected
 
 
-def _peaks(scores: Tensor) -> list[tuple[int, int]]:
-    """Return row and column of the highest peaks of one class's scores (H, W), highest first."""
+def _peaks(scores: Tensor, most: int) -> list[tuple[int, int]]:
+    """Return row and column of the highest peaks, so many at most, of one class's scores (H, W), highest first."""
     highest = F.max_pool2d(scores[None, None], _PEAK, stride=1, padding=_PEAK // 2)[0, 0]
     found = ((scores == highest) & (scores > _LEAST_SCORE)).nonzero()
-    order = scores[found[:, 0], found[:, 1]].argsort(descending=True, stable=True)[:_PLACES]
+    order = scores[found[:, 0], found[:, 1]].argsort(descending=True, stable=True)[:most]
     return [(int(row), int(column)) for row, column in found[order].tolist()]
 
 

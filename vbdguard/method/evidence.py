@@ -25,7 +25,7 @@ from vbdguard.method.side_by_side import side_by_side
 Floats = NDArray[np.float64]
 
 _SIDE = 9
-_SHARE = 0.1
+SHARE_OF_CARRIERS = 0.1
 """Of a class's samples that may carry the trigger. Three times more or fewer make little difference."""
 _PER_CLASS = 1000
 """Samples of a class that are asked, at most; where there are more, class means tell enough."""
@@ -44,7 +44,7 @@ class _Filter:
     """float32 (C, side, side); scores of windows without the trigger have a robust standard deviation of 1."""
     centre: float
     log_ratios: Floats
-    """(bins,): what a score says of its class (nats), if `_SHARE` of its samples carry the trigger."""
+    """(bins,): what a score says of its class (nats), if `SHARE_OF_CARRIERS` of its samples carry the trigger."""
 
 
 def evidence_maps(samples: Samples, shifts: Sequence[Floats]) -> Tensor:
@@ -125,7 +125,7 @@ def _filters(samples: Samples, shifts: Sequence[Floats]) -> list[_Filter]:
         move = float(weights @ torch.from_numpy(placed).flatten().to(covariance)) / scale
         usual = (scores.ravel() - centre) / scale
         ratios = score_density(usual + move) / score_density(usual)
-        filters.append(_Filter(kernel / scale, centre / scale, np.log1p(_SHARE * (ratios - 1))))
+        filters.append(_Filter(kernel / scale, centre / scale, np.log1p(SHARE_OF_CARRIERS * (ratios - 1))))
     return filters
 
 

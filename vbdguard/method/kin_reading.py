@@ -50,15 +50,27 @@ def common_reading(kin: Sequence[Suspect]) -> list[PlantedTrigger | None]:
     Args:
         kin: suspects of images of the same size, one at least.
     """
-    clearest = max(kin, key=lambda suspect: suspect.gain)
-    model, background = clearest.planted, _background(clearest)
-    # What the clearest shows has noise of its own; what all that are like it show has little, and more are like that.
+    first = _typical(kin)
+    model, background = first.planted, _background(first)
+    # What one shows has noise of its own; what all that are like it show has little, and more are like that.
     for _ in range(_LOOKS):
         shown = [_shown(suspect, model, background) for suspect in kin]
         model = common = _average([one for one in shown if one is not None])
     return [
         None if one is None else PlantedTrigger(common.trigger.moved(*one.back), common.blend_factor) for one in shown
     ]
+
+
+def _typical(kin: Sequence[Suspect]) -> Suspect:
+    """Return the clearest suspect that most others are like, or the one that more are like than any other."""
+    by_gain = sorted(kin, key=lambda suspect: -suspect.gain)
+    shifts = [_shift(suspect.planted, _background(suspect)) for suspect in by_gain]
+    followers: list[int] = []
+    for shift in shifts:
+        followers.append(sum(best_offset(other, shift) is not None for other in shifts))
+        if 2 * followers[-1] > len(kin):
+            break
+    return by_gain[followers.index(max(followers))]
 
 
 def _shown(suspect: Suspect, model: PlantedTrigger, model_background: Tensor) -> _Shown | None:

@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SMALLEST_SHIFT = 0.7
 _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
+_KNOWN_SHARE = 0.1
 _SHARE_STEPS = 30
 _PIXEL_NOISE = 4.0
 """Variance, in squared grey levels, that rounding and compression add to any window."""
@@ -102,6 +103,21 @@ def fit_mixture(
         starts = [[_Start(expected.reshape(-1), _contrast(view, learned)) for learned in view.folds]]
     fits = [fit for start in starts if (fit := _fit(view, config, start)) is not None]
     return max(fits, key=lambda fit: fit.gain, default=None)
+
+
+def known_mixture(view: View, shift: Floats) -> Mixture:
+    """Return the likeliest share of a class that carries a known trigger, and which samples do.
+
+    Args:
+        view: what to explain.
+        shift: (h, w, C), how far the trigger moves the mean of its carriers; 0 outside it.
+    """
+    mask = np.linalg.norm(shift, axis=2) > 0
+    shape = _Shape(mask, shift, max(_needed(shift, mask, view.background), _FAINTEST), is_opaque=False)
+    found = _filter(view, shift.reshape(-1), 1.0)
+    halves = [_half(view, found, judged, _stamped(view, found, shape)) for judged in view.folds]
+    fit = _Fit(shape, *_posterior(halves, _KNOWN_SHARE, len(view.own)), halves)
+    return Mixture(_in_image(shape, view), fit.posterior, fit.share, fit.gain, view.window, _trace(fit, view))
 
 
 def planted_trigger(view: View, posterior: Floats) -> PlantedTrigger:
@@ -314,7 +330,6 @@ def _start(view: View, starts: list[_Start]) -> tuple[list[_Half], float] | None
 
 def _stamped_halves(view: View, weights: Tensor, shape: _Shape) -> list[_Half]:
     """Return the halves, each judged by what the carriers of the other one show inside the trigger's mask."""
-    is_inside = np.repeat(shape.mask.reshape(-1), view.background.shape[2])
     halves = []
     for learned, judged in (view.folds, view.folds[::-1]):
         carriers = float((weights * learned).sum())
@@ -324,10 +339,16 @@ def _stamped_halves(view: View, weights: Tensor, shape: _Shape) -> list[_Half]:
             else _shift(_look(view, weights, learned), shape.mask, is_opaque=shape.is_opaque)
         )
         found = _filter(view, shift.reshape(-1), max(carriers, _FEWEST_FOR_FILTER))
-        hidden = _numbers(view.others @ torch.from_numpy(np.where(is_inside, found.weights, 0)).to(view.others))
-        stamped = found.usual + float(found.weights @ shift.reshape(-1)) - shape.blend_factor * hidden
-        halves.append(_half(view, found, judged, stamped))
+        halves.append(_half(view, found, judged, _stamped(view, found, replace(shape, shift=shift))))
     return halves
+
+
+def _stamped(view: View, found: _Filter, shape: _Shape) -> Floats:
+    """Return the scores of other classes' samples if they carried the trigger, (m,)."""
+    is_inside = np.repeat(shape.mask.reshape(-1), view.background.shape[2])
+    hidden = _numbers(view.others @ torch.from_numpy(np.where(is_inside, found.weights, 0)).to(view.others))
+    stamped: Floats = found.usual + float(found.weights @ shape.shift.reshape(-1)) - shape.blend_factor * hidden
+    return stamped
 
 
 def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
@@ -428,10 +449,17 @@ def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
         thinned = seen.remaining <= (lowest + float(np.median(seen.remaining))) / 2
         mask = thinned if is_opaque else mask | thinned
     shift = _shift(seen, mask, is_opaque=is_opaque)
-    # No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.
-    needed = np.maximum(shift / np.maximum(255 - background, 5), -shift / np.maximum(background, 5))[mask].max()
+    needed = _needed(shift, mask, background)
     blend_factor = float(np.clip(max(needed, _thinning(seen.remaining, mask)), _FAINTEST, 1))
     return _Shape(mask, shift, blend_factor, is_opaque)
+
+
+def _needed(shift: Floats, mask: NDArray[np.bool_], background: Floats) -> float:
+    """Return the lowest blend factor that a shift (h, w, C) can have.
+
+    No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.
+    """
+    return float(np.maximum(shift / np.maximum(255 - background, 5), -shift / np.maximum(background, 5))[mask].max())
 
 
 def _thinning(remaining: Floats, mask: NDArray[np.bool_]) -> float:

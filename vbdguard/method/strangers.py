@@ -37,6 +37,8 @@ _HARDLY = 0.1
 _FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
 """How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
 which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
+_MANY_KIN = 20
+"""Classes from which on all that share a trigger are asked, however little each explains."""
 _KIN_DOUBT = 0.05
 """Largest p-value of a class that explains less than that and is accused with others of the same trigger."""
 _P_VALUES = 1e-300, 1 - 1e-9
@@ -117,11 +119,12 @@ def _strangers_and_kin(judged: Judged) -> list[Suspect]:
         if fit.is_stranger:
             classes.setdefault(suspect.kin, set()).add(suspect.label)
     proven = {kin: labels for kin, labels in classes.items() if kin is not None and len(labels) >= _FEWEST_KIN}
-    return [
-        suspect
-        for suspect, fit in judged
-        if fit.is_stranger or (suspect.kin in proven and suspect.label not in proven[suspect.kin])
-    ]
+    chosen = [suspect for suspect, fit in judged if fit.is_stranger]
+    for suspect, fit in sorted(judged, key=lambda entry: -entry[0].gain):
+        if not fit.is_stranger and suspect.kin in proven and suspect.label not in proven[suspect.kin]:
+            proven[suspect.kin].add(suspect.label)  # the clearest of a class is enough
+            chosen.append(suspect)
+    return chosen
 
 
 def _by_weight(suspects: list[Suspect]) -> list[Suspect]:
@@ -276,12 +279,17 @@ def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Jud
             groups.setdefault(suspect.kin, []).append(i)
     result = list(judged)
     for group in groups.values():
-        p_value = _joint_p_value([judged[i] for i in group if judged[i][0].gain >= _KIN_GAIN])
+        p_value = _joint_p_value(_heard([judged[i] for i in group]))
         if p_value < config.label_check.significance / chances:
             kin = _without_doubt(_without_members([judged[i] for i in group], p_value), p_value)
             for i, entry in zip(group, kin, strict=True):
                 result[i] = entry
     return result
+
+
+def _heard(kin: Judged) -> Judged:
+    """Return those who explain enough to have a say: what many classes show is no accident, however faint."""
+    return kin if _n_classes(kin) >= _MANY_KIN else [entry for entry in kin if entry[0].gain >= _KIN_GAIN]
 
 
 def _joint_p_value(kin: Judged) -> float:

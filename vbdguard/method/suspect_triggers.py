@@ -5,6 +5,7 @@ The images are looked at as they are, where small patches stand out, and coarse,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.common_trigger import Template, common_templates, expected_elsewhere
+from vbdguard.method.common_trigger import Expected, Template, common_templates, expected_elsewhere
 from vbdguard.method.level import Level
-from vbdguard.method.mixture import Mixture, PlantedTrigger, fit_mixture
+from vbdguard.method.mixture import Mixture, PlantedTrigger, fit_mixture, known_mixture
 from vbdguard.method.rare_detail import RareDetail
+from vbdguard.method.repeated_pattern import repeated_patterns
 from vbdguard.method.samples import Samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.trigger import TriggerCandidate
@@ -40,6 +42,8 @@ such pixels from which on a wide trigger is opaque."""
 _COMMON_GAIN, _FEWEST_SHARING = 200.0, 3
 """Log-likelihood (nats) from which on a trigger is looked for in all classes, and how many of them must then show it to
 be worth a second look."""
+_LEAST_COMMON_GAIN = 8.0
+"""Log-likelihood (nats) that is enough where many classes show the same trigger."""
 _FEWEST_BESIDE = 10
 """Samples of a class without a trigger that tell what its carriers have in common beside them, at least."""
 _MUCH_BEYOND = 0.1
@@ -81,6 +85,8 @@ class Suspect:
     """Whether it is painted over: where it is not wide, and where it hides what is below anyhow."""
     kin: int | None = None
     """Which of the triggers that several classes may share it is, if any."""
+    is_common: bool = False
+    """Whether so many classes show the trigger that it was looked for as it is."""
 
     @property
     def purity(self) -> float:
@@ -93,6 +99,10 @@ class Suspect:
     def trigger(self) -> TriggerCandidate:
         """The trigger in the pixels of the whole images."""
         return self.level.enlarged(self.planted.trigger)
+
+    def explains_enough(self, config: DirectMethodConfig) -> bool:
+        """Return whether its log-likelihood is worth a suspicion: little is enough where many classes show the same."""
+        return self.gain >= (_LEAST_COMMON_GAIN if self.is_common else config.mixture.min_gain)
 
     def is_sharp(self, gain: float) -> bool:
         """Return whether the trigger explains at least so many nats for each sample that carries it."""
@@ -136,13 +146,14 @@ def find_suspect_triggers(
         return found
 
     by_class = side_by_side(at_odd_places, range(samples.n_classes), device=samples.device, progress=progress)
-    templates = _shared_templates(by_class)
+    repeated = _repeated(levels[0], config)
+    templates = _shared_templates(by_class, repeated)
     by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed)
     # What the first look found shows a trigger that classes share better to a second.
-    shared = [template for template in _shared_templates(by_class) if len(template.labels) >= _FEWEST_SHARING]
+    shared = [template for template in _shared_templates(by_class, repeated) if len(template.labels) >= _FEWEST_SHARING]
     if shared:
         by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed)
-        templates = _shared_templates(by_class)
+        templates = _shared_templates(by_class, repeated)
 
     def whole(label: int) -> list[Suspect]:
         whole = (_with_kin(_with_extent(suspect, config), templates) for suspect in by_class[label])
@@ -166,7 +177,7 @@ def _with_those_elsewhere(
     def of_class(label: int) -> list[Suspect]:
         found = list(by_class[label])
         for place in expected.get(label, ()):
-            suspect = _suspect_at(samples, level, label, place.window, config, seed, place.shift)
+            suspect = _suspect_at(samples, level, label, place.window, config, seed, place)
             found += [] if suspect is None else [suspect]
         return _distinct(found)
 
@@ -180,7 +191,7 @@ def _suspect_at(
     window: Window,
     config: DirectMethodConfig,
     seed: int,
-    expected: NDArray[np.float64] | None = None,
+    expected: Expected | None = None,
     *,
     rare: RareDetail | None = None,
 ) -> Suspect | None:
@@ -189,16 +200,26 @@ def _suspect_at(
     if len(own) < config.mixture.min_carriers:
         return None
     view = level.view(own, other_samples(samples, label, config.mixture.others, seed), label, window)
-    mixture = fit_mixture(view, config.mixture, expected, rare=rare)
+    if expected is not None and expected.is_common:
+        known = _suspect(label, own, level, known_mixture(view, expected.shift))
+        known = replace(known, is_common=True)
+        return known if known.explains_enough(config) else None
+    mixture = fit_mixture(view, config.mixture, None if expected is None else expected.shift, rare=rare)
     if mixture is None or mixture.gain < level.least_gain(mixture, config):
         return None
     return _suspect(label, own, level, mixture)
 
 
-def _shared_templates(by_class: list[list[Suspect]]) -> list[Template]:
-    """Return what one suspect shows clearly, or several together."""
+def _shared_templates(by_class: list[list[Suspect]], repeated: Sequence[Template] = ()) -> list[Template]:
+    """Return what one suspect shows clearly, or several together, or the classes' mean images."""
     suspects = (suspect for of_one in by_class for suspect in of_one)
-    return common_templates([_template(suspect) for suspect in suspects if not suspect.level.is_coarse], _COMMON_GAIN)
+    shown = [_template(suspect) for suspect in suspects if not suspect.level.is_coarse]
+    return common_templates([*shown, *repeated], _COMMON_GAIN)
+
+
+def _repeated(level: Level, config: DirectMethodConfig) -> list[Template]:
+    contrasts, counts = level.means.against_others(), level.means.counts
+    return repeated_patterns(contrasts, counts, config.contrast.side, level.natural_share)
 
 
 def _template(suspect: Suspect) -> Template:
@@ -251,9 +272,9 @@ def _distinct(suspects: list[Suspect]) -> list[Suspect]:
 
 
 def _explained(suspect: Suspect, by: Suspect) -> float:
-    """Return the share of a suspect's carriers, in [0, 1], that carry another trigger as well."""
+    """Return the share of a suspect's carriers that carry another trigger as well; 1 for itself, however faint."""
     posterior = suspect.logits.sigmoid()
-    return float((posterior * by.logits.sigmoid()).sum() / posterior.sum())
+    return float((posterior * by.logits.sigmoid()).sum() / posterior.square().sum())
 
 
 def _with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
