@@ -3,7 +3,8 @@
     suspects      classes whose mean differs from all others' as no natural class does, and where
                                                                         contrast, level
     trigger       which samples carry something there, and what; who else carries the same
-                                                                        mixture, common_trigger, suspect_triggers
+                                                                        mixture, suspect_triggers
+                                                                        repeated_pattern, common_trigger, evidence
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, label_check, strangers
     detector      a classifier of stamped and clean windows for each    all_detectors, kin_reading, moves,
