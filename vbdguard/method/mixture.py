@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import MixtureConfig
+from vbdguard.method.evidence import SHARE_OF_CARRIERS
 from vbdguard.method.mixture_trace import HalfTrace, MixtureTrace
 from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.score_density import score_bins, score_density
@@ -29,7 +30,6 @@ Floats = NDArray[np.float64]
 _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SMALLEST_SHIFT = 0.7
 _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
-_KNOWN_SHARE = 0.1
 _SHARE_STEPS = 30
 _PIXEL_NOISE = 4.0
 """Variance, in squared grey levels, that rounding and compression add to any window."""
@@ -116,7 +116,7 @@ def known_mixture(view: View, shift: Floats) -> Mixture:
     shape = _Shape(mask, shift, max(_needed(shift, mask, view.background), _FAINTEST), is_opaque=False)
     found = _filter(view, shift.reshape(-1), 1.0)
     halves = [_half(view, found, judged, _stamped(view, found, shape)) for judged in view.folds]
-    fit = _Fit(shape, *_posterior(halves, _KNOWN_SHARE, len(view.own)), halves)
+    fit = _Fit(shape, *_posterior(halves, SHARE_OF_CARRIERS, len(view.own)), halves)
     return Mixture(_in_image(shape, view), fit.posterior, fit.share, fit.gain, view.window, _trace(fit, view))
 
 
