@@ -14,11 +14,20 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
+from vbdguard.method.suspect_triggers import LOOKS, Suspect, find_suspect_triggers
 from vbdguard.progress import Silent
 
 SIDE, CLASSES = 24, 8
 CONFIG = DirectMethodConfig()
+
+
+class Counting(Silent):
+    """Counts the steps that it hears of."""
+
+    steps = 0
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
 
 
 def suspects_of(
@@ -96,10 +105,13 @@ def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkey
         middles = [(suspect, *(places[suspect.label] + 1)) for suspect in find()]
         return [suspect for suspect, row, column in middles if suspect.planted.trigger.mask[row, column]]
 
+    listener = Counting()
+
     def find() -> list[Suspect]:
-        return find_suspect_triggers(samples, levels, CONFIG, 0, Silent())
+        return find_suspect_triggers(samples, levels, CONFIG, 0, listener)
 
     found = right()
+    assert listener.steps == LOOKS * n_classes
     assert len({suspect.label for suspect in found}) >= 20
     assert {suspect.kin for suspect in found} == {0}
     assert all(suspect.is_common and suspect.explains_enough(CONFIG) for suspect in found)

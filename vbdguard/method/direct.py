@@ -35,7 +35,7 @@ from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.strangers import Blind, find_strangers, memberships, together
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
+from vbdguard.method.suspect_triggers import LOOKS, Suspect, find_suspect_triggers
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, Usual, pixel_spread, sharpen_trigger
 from vbdguard.method.unseen import Judgement, judge_unseen
 
@@ -48,7 +48,7 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         if len(samples) == len(population):  # in memory now, so nothing is read again
             population = Population.of(samples)
         levels = image_levels(population, samples, config)
-    with clock("trigger", samples.n_classes) as listener:
+    with clock("trigger", LOOKS * samples.n_classes) as listener:
         suspects = find_suspect_triggers(samples, levels, config, seed, listener)
     with clock("ensemble") as listener:
         found = find_strangers(samples, suspects, config, seed, listener)

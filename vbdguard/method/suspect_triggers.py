@@ -27,6 +27,8 @@ from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window, window_at
 from vbdguard.progress import Progress
 
+LOOKS = 3
+"""How often each class is looked at, at most: where it is odd, and twice where it may show what others show."""
 _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
@@ -126,7 +128,7 @@ class Suspect:
 def find_suspect_triggers(
     samples: Samples, levels: list[Level], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[Suspect]:
-    """Return what each class seems to carry."""
+    """Return what each class seems to carry; progress gets `LOOKS` steps for each class."""
 
     def at_odd_places(label: int) -> list[Suspect]:
         found: list[Suspect] = []
@@ -148,12 +150,14 @@ def find_suspect_triggers(
     by_class = side_by_side(at_odd_places, range(samples.n_classes), device=samples.device, progress=progress)
     repeated = _repeated(levels[0], config)
     templates = _shared_templates(by_class, repeated)
-    by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed)
+    by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed, progress)
     # What the first look found shows a trigger that classes share better to a second.
     shared = [template for template in _shared_templates(by_class, repeated) if len(template.labels) >= _FEWEST_SHARING]
     if shared:
-        by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed)
+        by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed, progress)
         templates = _shared_templates(by_class, repeated)
+    else:
+        progress.advance(samples.n_classes)
 
     def whole(label: int) -> list[Suspect]:
         whole = (_with_kin(_with_extent(suspect, config), templates) for suspect in by_class[label])
@@ -170,6 +174,7 @@ def _with_those_elsewhere(
     templates: list[Template],
     config: DirectMethodConfig,
     seed: int,
+    progress: Progress,
 ) -> list[list[Suspect]]:
     """Return the suspects of each class, and those that show one of the templates at another place."""
     expected = expected_elsewhere(templates, level)
@@ -181,7 +186,7 @@ def _with_those_elsewhere(
             found += [] if suspect is None else [suspect]
         return _distinct(found)
 
-    return side_by_side(of_class, range(samples.n_classes), device=samples.device)
+    return side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
 
 
 def _suspect_at(
