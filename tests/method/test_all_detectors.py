@@ -15,7 +15,8 @@ from vbdguard.method.level import image_levels
 from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
+from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect_triggers import find_suspect_triggers
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import window_at
 from vbdguard.progress import Silent

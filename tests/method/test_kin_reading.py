@@ -17,7 +17,7 @@ from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.mixture_trace import MixtureTrace
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 

@@ -14,7 +14,8 @@ from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import Suspect, find_suspect_triggers
+from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect_triggers import find_suspect_triggers
 from vbdguard.progress import Silent
 
 SIDE, CLASSES, PER_CLASS, CARRIERS, TARGET = 14, 4, 2000, 10, 3

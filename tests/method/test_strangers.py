@@ -16,7 +16,7 @@ from vbdguard.method.mixture_trace import MixtureTrace
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.strangers import together
-from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 

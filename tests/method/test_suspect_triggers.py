@@ -14,7 +14,8 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import LOOKS, Suspect, find_suspect_triggers
+from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect_triggers import LOOKS, find_suspect_triggers
 from vbdguard.progress import Silent
 
 SIDE, CLASSES = 24, 8

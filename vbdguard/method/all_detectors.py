@@ -19,9 +19,9 @@ from vbdguard.method.device import give_back_freed
 from vbdguard.method.kin_reading import FEWEST_KIN, common_reading
 from vbdguard.method.mixture import View, planted_trigger
 from vbdguard.method.moves import Reading, read_trigger
-from vbdguard.method.samples import Samples
+from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.suspect_triggers import Suspect, other_samples
+from vbdguard.method.suspect import Suspect
 from vbdguard.method.window_detector import Sight, fit_window_detectors
 from vbdguard.progress import Progress
 

@@ -35,7 +35,8 @@ from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.strangers import Blind, find_strangers, memberships, together
-from vbdguard.method.suspect_triggers import LOOKS, Suspect, find_suspect_triggers
+from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect_triggers import LOOKS, find_suspect_triggers
 from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, Usual, pixel_spread, sharpen_trigger
 from vbdguard.method.unseen import Judgement, judge_unseen
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vbdguard.method.common_trigger import Template, best_offset
 from vbdguard.method.mixture import PlantedTrigger
-from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
 
 FEWEST_KIN = 3

@@ -108,3 +108,11 @@ def shuffled_batches(indices: Tensor, batch_size: int, generator: torch.Generato
     """Yield the indices in random order, `batch_size` at a time, the last batch shorter."""
     order = torch.randperm(len(indices), generator=generator).to(indices.device)
     yield from indices[order].split(batch_size)
+
+
+def other_samples(samples: Samples, label: int, most: int, seed: int) -> Tensor:
+    """Return up to `most` samples of other classes, int64 (m,), ascending, the same for every stage."""
+    generator = torch.Generator().manual_seed(seed)
+    others = (samples.labels != label).nonzero().squeeze(1)
+    drawn = torch.randperm(len(others), generator=generator)[:most].sort().values
+    return others[drawn.to(others.device)]

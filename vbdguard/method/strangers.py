@@ -17,7 +17,7 @@ from vbdguard.method.blind_models import BlindModels, blind_fits
 from vbdguard.method.cross_section import contents, cross_section, natural_distances
 from vbdguard.method.label_check import NO_RATIO, Membership, membership
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.suspect import Suspect
 from vbdguard.progress import Progress
 
 log = logging.getLogger(__name__)

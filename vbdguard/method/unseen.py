@@ -15,7 +15,7 @@ from torch import Tensor
 from vbdguard.method.label_check import Membership
 from vbdguard.method.population import Population
 from vbdguard.method.strangers import Blind
-from vbdguard.method.suspect_triggers import Suspect
+from vbdguard.method.suspect import Suspect
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,93 @@
+"""A trigger that a class seems to carry, as the stages of preset `default` hand it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vbdguard.config import DirectMethodConfig
+from vbdguard.method.level import Level
+from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import Window
+
+_LEAST_COMMON_GAIN = 8.0
+"""Log-likelihood (nats) that is enough where many classes show the same trigger."""
+_CHUNK = 256
+
+
+class Trace(Protocol):
+    """Tells the carriers of a trigger from other samples of its class."""
+
+    def logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Return the posterior log-odds of some of uint8 (N, H, W, C) images, float32 (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A trigger of a class, and how sure each sample of the class is to carry it."""
+
+    label: int
+    members: Tensor
+    """int64 (n,), of the samples that the fit looks at."""
+    level: Level
+    """At which size it is seen."""
+    planted: PlantedTrigger
+    """In the pixels of that size."""
+    window: Window
+    """Where stage 3 looked."""
+    logits: Tensor
+    """float32 (n,): posterior log-odds of the members."""
+    gain: float
+    """Log-likelihood (nats) that the trigger explains."""
+    trace: Trace
+    """What the log-odds come from; it judges other samples of the class as well."""
+    extent: Tensor
+    """bool (H, W): what must be painted over so that nobody sees the trigger."""
+    is_wide: bool
+    """Whether painting it over would hide much of the image."""
+    is_painted: bool
+    """Whether it is painted over: where it is not wide, and where it hides what is below anyhow."""
+    kin: int | None = None
+    """Which of the triggers that several classes may share it is, if any."""
+    is_common: bool = False
+    """Whether so many classes show the trigger that it was looked for as it is."""
+
+    @property
+    def purity(self) -> float:
+        """Expected share, in [0.5, 1], of those more likely than not to carry the trigger that do."""
+        posterior = self.logits.sigmoid()
+        carriers = posterior[posterior > 0.5]
+        return float(carriers.mean()) if len(carriers) else 1.0
+
+    @property
+    def trigger(self) -> TriggerCandidate:
+        """The trigger in the pixels of the whole images."""
+        return self.level.enlarged(self.planted.trigger)
+
+    def explains_enough(self, config: DirectMethodConfig) -> bool:
+        """Return whether its log-likelihood is worth a suspicion: little is enough where many classes show the same."""
+        return self.gain >= (_LEAST_COMMON_GAIN if self.is_common else config.mixture.min_gain)
+
+    def is_sharp(self, gain: float) -> bool:
+        """Return whether the trigger explains at least so many nats for each sample that carries it."""
+        return self.gain >= gain * float(self.logits.sigmoid().sum())
+
+    def flagged_among(self, n: int) -> NDArray[np.bool_]:
+        """Return bool (n,): which of n samples carry the trigger more likely than not."""
+        is_flagged = np.zeros(n, dtype=np.bool_)
+        is_flagged[self.members[self.logits > 0].cpu().numpy()] = True
+        return is_flagged
+
+    def would_be_sure(self, images: Tensor, indices: NDArray[np.intp], log_odds: float) -> NDArray[np.bool_]:
+        """Return bool (n,): which of some of uint8 (N, H, W, C) images would be sure carriers if they carried it."""
+        sure = []
+        for chunk in torch.from_numpy(indices).to(images.device).split(_CHUNK):
+            stamped = self.trigger.paste(images[chunk], self.planted.blend_factor)
+            sure.append(self.trace.logits(stamped, torch.arange(len(chunk), device=images.device)) > log_odds)
+        return torch.cat(sure).cpu().numpy() if sure else np.zeros(0, dtype=np.bool_)
