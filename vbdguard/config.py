@@ -7,7 +7,7 @@ its authors published); `default` is whatever measures best. A `ScanConfig` carr
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from vbdguard.engines.base import EngineName, processors
@@ -200,6 +200,11 @@ class WindowDetectorConfig:
     others: int = 24_000
     """Samples of other classes that a detector learns from where several classes share a trigger, or where one that
     learned from those of stage 3 is in doubt, at most."""
+    shared_epochs: int = 10
+    shared_dropout: float = 0.0
+    """The same where classes share a trigger: what is learned at many places is hard to learn by heart."""
+    per_place: int = 500
+    """Samples of other classes for each of those places, at least, as far as there are so many."""
     doubt: float = 0.05
     """Errors that a detector expects of itself, for each carrier that it expects, from which on it is in doubt."""
     threshold: float = 0.5
@@ -209,7 +214,13 @@ class WindowDetectorConfig:
         _require("blend_slack must be two rising numbers above 0", 0 < low <= high, self.blend_slack)
         _require("max_side must be at least 6", self.max_side >= 6, self.max_side)
         _require_share("dropout", self.dropout)
+        _require_share("shared_dropout", self.shared_dropout)
         _require_share("threshold", self.threshold)
+
+    def sharing(self, places: int) -> WindowDetectorConfig:
+        """Return the settings of a detector of a trigger that lies at so many places."""
+        others = max(self.others, self.per_place * places)
+        return replace(self, epochs=self.shared_epochs, dropout=self.shared_dropout, others=others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,23 @@ def test_a_trigger_beyond_doubt_is_an_attack_also_on_samples_of_a_class_that_loo
     assert verdicts(suspect, fits) == [True] * 13
 
 
+def test_what_looks_more_like_its_class_than_the_class_does_is_natural(suspect: Suspect) -> None:
+    fits = [fit(0.4, 1e-5) for _ in range(12)] + [fit(0.85, 1.0, n=50)]
+    assert verdicts(suspect, fits) == [True] * 12 + [False]
+
+
+def test_where_dozens_share_a_trigger_less_of_it_leaves_no_doubt(suspect: Suspect) -> None:
+    """The last class explains 60 nats; its carriers look as its other samples do."""
+
+    def is_accused(others: int) -> bool:
+        judged = [(replace(suspect, label=label), fit(0.4, 1e-5)) for label in range(others)]
+        judged.append((replace(suspect, label=others, gain=60.0), fit(0.72, 0.9, n=25)))
+        return together(judged, CONFIG, chances=10)[-1][1].is_stranger
+
+    assert is_accused(30)
+    assert not is_accused(15)
+
+
 def test_one_class_with_many_carriers_convicts_no_others_that_look_alike(suspect: Suspect) -> None:
     """A flat patch looks like parts of natural images; a trigger of one class is no trigger of those."""
     attacked = fit(0.3, 0.0, n=5000, is_stranger=True)
@@ -142,7 +159,7 @@ def test_natural_patterns_that_look_like_a_trigger_do_not_hide_it(suspect: Suspe
 
 def test_what_looks_like_the_trigger_elsewhere_in_an_accused_class_is_another_thing(suspect: Suspect) -> None:
     proven = [(replace(suspect, label=label), fit(0.3, 1e-9, is_stranger=True)) for label in range(4)]
-    alike = [(replace(suspect, label=label, gain=300.0), fit(0.75, 0.99, n=60)) for label in (3, 4)]
+    alike = [(replace(suspect, label=label, gain=300.0), fit(0.72, 0.9, n=60)) for label in (3, 4)]
     found = together([*proven, *alike], CONFIG, chances=10)
     assert [fit.is_stranger for _, fit in found] == [True] * 4 + [False, True]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,6 +73,25 @@ def test_cutting_gives_the_rectangle_of_the_images_asked_for() -> None:
     assert cut.shape == (2, *window.size, 3)
     assert torch.equal(cut[0], images[3, 1:4, 2:7])
     assert torch.equal(cut[1], images[0, 1:4, 2:7])
+
+
+def test_beyond_the_border_the_image_is_mirrored() -> None:
+    images = torch.arange(2 * 6 * 7 * 3).view(2, 6, 7, 3)
+    padded = np.pad(images.numpy(), [(0, 0), (3, 3), (3, 3), (0, 0)], mode="reflect")
+    for top, left in [(-3, -2), (2, 5), (-1, 3), (3, -3)]:
+        window = Window(0, 5, 0, 4).moved(top, left)
+        expected = torch.from_numpy(padded[:, top + 3 : top + 8, left + 3 : left + 7])
+        assert torch.equal(window.cut(images, torch.tensor([1, 0])), expected[[1, 0]])
+        assert torch.equal(window.of_image(images[0, ..., 0]), expected[0, ..., 0])
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 7), (13, 13), (6, 5)])
+def test_a_margin_that_reaches_beyond_the_border_is_as_wide_there(top: int, left: int) -> None:
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[top : top + 3, left : left + 3] = True
+    assert window_around(mask, 4, 16, beyond=True) == Window(top - 4, top + 7, left - 4, left + 7)
+    # one that would be too large stays inside
+    assert window_around(mask, 7, 16, beyond=True) == window_around(mask, 7, 16)
 
 
 @pytest.mark.parametrize(("rows", "columns", "expected"), [(0, 0, True), (3, -3, True), (4, 0, False), (0, -4, False)])

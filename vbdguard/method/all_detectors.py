@@ -59,7 +59,8 @@ def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: Direct
     """Return which suspects are seen by one network: those with a shared reading whose windows are laid out alike."""
     alike: dict[tuple[int | None, ...], list[int]] = {}
     for i, reading in shared.items():
-        layout = Sight(suspects[i].members, suspects[i].members, reading).layout(config.detector)
+        sight = Sight(suspects[i].members, suspects[i].members, reading, beyond=True)
+        layout = sight.layout(config.detector)
         alike.setdefault((suspects[i].kin, *layout), []).append(i)
     return [*alike.values(), *([i] for i in range(len(suspects)) if i not in shared)]
 
@@ -68,8 +69,13 @@ def _judged_as_kin(
     samples: Samples, kin: list[Suspect], readings: list[Reading], config: DirectMethodConfig, seed: int
 ) -> list[Suspect]:
     """Return what one network sees of classes that share a trigger."""
-    seen = _seen_by_detector(samples, kin, readings, config, seed, others=config.detector.others)
-    return [one if one.gain >= _worth(suspect) else suspect for suspect, one in zip(kin, seen, strict=True)]
+    detector = config.detector.sharing(len(kin))
+    config = replace(config, detector=detector)
+    seen = _seen_by_detector(samples, kin, readings, config, seed, others=detector.others, beyond=True)
+    return [
+        one if suspect.is_common or one.gain >= _worth(suspect) else suspect
+        for suspect, one in zip(kin, seen, strict=True)
+    ]
 
 
 def _judged_alone(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> list[Suspect]:
@@ -180,10 +186,11 @@ def _seen_by_detector(
     seed: int,
     *,
     others: int,
+    beyond: bool = False,
 ) -> list[Suspect]:
     """Return suspects of one size of images as one network sees them that learns from so many other samples."""
     sights = [
-        Sight(suspect.members, other_samples(samples, suspect.label, others, seed), reading)
+        Sight(suspect.members, other_samples(samples, suspect.label, others, seed), reading, beyond)
         for suspect, reading in zip(suspects, readings, strict=True)
     ]
     at_size = suspects[0].level.samples

@@ -6,6 +6,7 @@ clearly, a matched filter for it finds it in the mean images of classes where it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,11 +32,11 @@ _TEMPLATES = 4
 """Different triggers that are looked for, at most."""
 _FEWEST_SHARING = 2
 """Classes that show a trigger already, from which on single samples of all are asked for it."""
-_MANY_CLASSES = 10
+MANY_CLASSES = 10
 """Classes that show a template, from which on it is there beyond doubt, and any class may carry it."""
 _LEAST_SCORE, _PLACES = 4.0, 2
 """Standard deviations by which a template must stand out of a class's natural contrast, and in how many places."""
-_PEAK = 5
+_PEAK, _FINE_PEAK = 5, 3
 _RIDGE = 1e-6
 
 
@@ -99,7 +100,7 @@ class Expected:
         shift = np.zeros((*window.size, channels))
         row, column = top - window.top, left - window.left
         shift[row : row + height, column : column + width] = template.shift
-        return cls(window, shift, len(template.labels) >= _MANY_CLASSES)
+        return cls(window, shift, len(template.labels) >= MANY_CLASSES)
 
 
 def common_templates(templates: Sequence[Template], least_gain: float = 0.0) -> list[Template]:
@@ -162,30 +163,50 @@ def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int,
     together tell of the faintest, where it is beyond doubt that there is such a trigger.
     """
     expected: dict[int, list[Expected]] = {}
-    if not templates:
-        return expected
-    contrasts = level.means.against_others()
-    natural = natural_covariance(contrasts, level.side, level.natural_share)
-    shared = [template for template in templates if len(template.labels) >= _FEWEST_SHARING]
-    maps = iter(evidence_maps(level.samples, [template.shift for template in shared]))
-    for template in templates:
-        by_corner = [template_scores(template, contrasts, natural, level.side)]
-        if len(template.labels) >= _FEWEST_SHARING:
-            (height, width), (rows, columns) = template.shift.shape[:2], by_corner[0].shape[1:]
-            by_corner.append(next(maps)[:, height // 2 :, width // 2 :][:, :rows, :columns])
-        most = _PLACES
-        if len(template.labels) >= _MANY_CLASSES:
-            by_corner, most = [(by_corner[0] + by_corner[1]) / 2**0.5], 1
+    for template, by_corner in zip(templates, _maps(templates, level), strict=True):
+        most = 1 if len(template.labels) >= MANY_CLASSES else _PLACES
         for label, scores in enumerate(zip(*by_corner, strict=True)):
             for row, column in dict.fromkeys(peak for one in scores for peak in _peaks(one, most)):
                 expected.setdefault(label, []).append(Expected.of(template, row, column, level))
     return expected
 
 
-def _peaks(scores: Tensor, most: int) -> list[tuple[int, int]]:
-    """Return row and column of the highest peaks, so many at most, of one class's scores (H, W), highest first."""
-    highest = F.max_pool2d(scores[None, None], _PEAK, stride=1, padding=_PEAK // 2)[0, 0]
-    found = ((scores == highest) & (scores > _LEAST_SCORE)).nonzero()
+def likely_corners(template: Template, level: Level, most: int) -> list[list[tuple[int, int]]]:
+    """Return where each class is likeliest to carry a template, however unlikely: so many of its top left corners."""
+    ((scores, *_),) = _maps([template], level)
+    return [_peaks(of_class, most, side=_FINE_PEAK, least=-math.inf) for of_class in scores]
+
+
+def _maps(templates: Sequence[Template], level: Level) -> list[list[Tensor]]:
+    """Return how clearly each class shows each template, (K, H - h + 1, W - w + 1) by its top left corner.
+
+    For one that few classes show there are several such maps; natural scores have a standard deviation of 1.
+    """
+    if not templates:
+        return []
+    contrasts = level.means.against_others()
+    natural = natural_covariance(contrasts, level.side, level.natural_share)
+    shared = [template for template in templates if len(template.labels) >= _FEWEST_SHARING]
+    evidence = iter(evidence_maps(level.samples, [template.shift for template in shared]))
+    maps = []
+    for template in templates:
+        by_corner = [template_scores(template, contrasts, natural, level.side)]
+        if len(template.labels) >= _FEWEST_SHARING:
+            (height, width), (rows, columns) = template.shift.shape[:2], by_corner[0].shape[1:]
+            by_corner.append(next(evidence)[:, height // 2 :, width // 2 :][:, :rows, :columns])
+        if len(template.labels) >= MANY_CLASSES:
+            by_corner = [(by_corner[0] + by_corner[1]) / 2**0.5]
+        maps.append(by_corner)
+    return maps
+
+
+def _peaks(scores: Tensor, most: int, *, side: int = _PEAK, least: float = _LEAST_SCORE) -> list[tuple[int, int]]:
+    """Return row and column of the highest peaks, so many at most, of one class's scores (H, W), highest first.
+
+    A peak is the highest within a square of a side, and above a score.
+    """
+    highest = F.max_pool2d(scores[None, None], side, stride=1, padding=side // 2)[0, 0]
+    found = ((scores == highest) & (scores > least)).nonzero()
     order = scores[found[:, 0], found[:, 1]].argsort(descending=True, stable=True)[:most]
     return [(int(row), int(column)) for row, column in found[order].tolist()]
 

@@ -4,7 +4,8 @@
                                                                         contrast, level
     trigger       which samples carry something there, and what; who else carries the same
                                                                         mixture, suspect_triggers
-                                                                        repeated_pattern, common_trigger, evidence
+                                                                        repeated_pattern, common_trigger, evidence,
+                                                                        trigger_search
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, label_check, strangers
     detector      a classifier of stamped and clean windows for each    all_detectors, kin_reading, moves,

@@ -38,7 +38,8 @@ _FEWEST_KIN, _KIN_GAIN, _SURE_KIN_GAIN, _KIN_MISFIT = 3, 50.0, 100.0, 2.33
 """How many classes that share a trigger are judged together, the log-likelihood (nats) that each must explain, that
 which leaves no doubt, and the standard errors by which carriers may lie on the side of members where there is doubt."""
 _MANY_KIN = 20
-"""Classes from which on all that share a trigger are asked, however little each explains."""
+"""Classes from which on all that share a trigger are asked, however little each explains; once so many are proven, less
+leaves no doubt."""
 _KIN_DOUBT = 0.05
 """Largest p-value of a class that explains less than that and is accused with others of the same trigger."""
 _P_VALUES = 1e-300, 1 - 1e-9
@@ -330,16 +331,25 @@ def _is_of_members(fit: Membership) -> bool:
     return fit.flagged - _KIN_MISFIT * fit.standard_error >= (fit.kept + fit.if_poisoned) / 2
 
 
+def _is_typical(fit: Membership) -> bool:
+    """Return whether carriers look more like members than the other samples of their class do."""
+    return fit.flagged - fit.standard_error >= fit.kept
+
+
 def _without_doubt(kin: Judged, p_value: float) -> Judged:
-    """Return as strangers also those that carry what three strangers or more carry, as clearly as they do."""
+    """Return as strangers also those that carry what three strangers or more carry, as clearly as they do.
+
+    They may come from a class that looks the same. What is natural looks more like its class than most of it does.
+    """
     strangers = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
     if _n_classes(strangers) < _FEWEST_KIN:
         return kin
+    enough = _KIN_GAIN if _n_classes(strangers) >= _MANY_KIN else _SURE_KIN_GAIN
     clear = _AS_CLEAR * float(np.median([_clearness(suspect, fit) for suspect, fit in strangers]))
     accused = {suspect.label for suspect, _ in strangers}  # what looks like it elsewhere in these is another thing
     return [
         (suspect, fit)
-        if suspect.label in accused or suspect.gain < _SURE_KIN_GAIN or _clearness(suspect, fit) < clear
+        if suspect.label in accused or suspect.gain < enough or _clearness(suspect, fit) < clear or _is_typical(fit)
         else (suspect, replace(fit, is_stranger=True, p_value=p_value))
         for suspect, fit in kin
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.common_trigger import Expected, Template, common_templates, expected_elsewhere
+from vbdguard.method.common_trigger import MANY_CLASSES, Expected, Template, common_templates, expected_elsewhere
 from vbdguard.method.extent import with_extent
 from vbdguard.method.level import Level
 from vbdguard.method.mixture import Mixture, fit_mixture, known_mixture
@@ -21,11 +21,12 @@ from vbdguard.method.repeated_pattern import repeated_patterns
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect
+from vbdguard.method.trigger_search import search
 from vbdguard.method.window import Window, window_at
 from vbdguard.progress import Progress
 
-LOOKS = 3
-"""How often each class is looked at, at most: where it is odd, and twice where it may show what others show."""
+LOOKS = 4
+"""How often each class is looked at, at most: where it is odd, and thrice where it may show what others show."""
 _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
@@ -36,6 +37,8 @@ samples of a kind that a model never saw look like strangers to it; natural look
 _COMMON_GAIN, _FEWEST_SHARING = 200.0, 3
 """Log-likelihood (nats) from which on a trigger is looked for in all classes, and how many of them must then show it to
 be worth a second look."""
+_CLEAR_GAIN = 100.0
+"""Log-likelihood (nats) of a trigger whose place is beyond doubt."""
 
 
 def find_suspect_triggers(
@@ -69,8 +72,9 @@ def find_suspect_triggers(
     if shared:
         by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed, progress)
         templates = _shared_templates(by_class, repeated)
+        by_class = _with_those_searched_for(samples, by_class, templates, config, seed, progress)
     else:
-        progress.advance(samples.n_classes)
+        progress.advance(2 * samples.n_classes)
 
     def whole(label: int) -> list[Suspect]:
         whole = (_with_kin(with_extent(suspect, config), templates) for suspect in by_class[label])
@@ -100,6 +104,29 @@ def _with_those_elsewhere(
         return _distinct(found)
 
     return side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
+
+
+def _with_those_searched_for(
+    samples: Samples,
+    by_class: list[list[Suspect]],
+    templates: list[Template],
+    config: DirectMethodConfig,
+    seed: int,
+    progress: Progress,
+) -> list[list[Suspect]]:
+    """Return the suspects of each class, and where a detector finds the template that most classes show.
+
+    It is asked where many show it, and not all of them clearly.
+    """
+    template = max(templates, key=lambda each: len(each.labels))
+    fine = (suspect for of_one in by_class for suspect in of_one if not suspect.level.is_coarse)
+    kin = [suspect for suspect in fine if _template(suspect).is_like(template)]
+    clear = {suspect.label for suspect in kin if suspect.gain >= _CLEAR_GAIN}
+    if len(template.labels) < MANY_CLASSES or len(clear) == samples.n_classes:
+        progress.advance(samples.n_classes)
+        return by_class
+    found = {suspect.label: suspect for suspect in search(samples, kin, config, seed, progress)}
+    return [_distinct([*of_one, found[label]]) if label in found else of_one for label, of_one in enumerate(by_class)]
 
 
 def _suspect_at(

@@ -46,6 +46,14 @@ class MatchedFilter:
     centre: float
     """Median score of other classes' windows; their robust standard deviation is 1."""
 
+    @classmethod
+    def scaled(cls, weights: Tensor, windows: Tensor) -> MatchedFilter:
+        """Return the filter with such weights, (D,), up to a factor, for clean windows, uint8 (n, h, w, C)."""
+        scores = windows.flatten(1).float() @ weights
+        centre = scores.median()
+        scale = 1.4826 * (scores - centre).abs().median() + 1e-12
+        return cls(weights / scale, float(centre / scale))
+
     def __call__(self, windows: Tensor) -> Tensor:
         """Return the score, float32 (n,), of uint8 windows (n, h, w, C)."""
         return windows.flatten(1).float() @ self.weights - self.centre
@@ -76,6 +84,25 @@ class WindowDetector:
     gain: float
     """Log-likelihood (nats) of the class's samples under that share above none."""
 
+    @classmethod
+    def of(cls, images: Tensor, own: Tensor, window: Window, matched: MatchedFilters, net: WindowNet) -> WindowDetector:
+        """Return the detector of a class, int64 (n,) of uint8 (N, H, W, C) images, for a network that has learned."""
+        shift, gain = _share_of_poison(_judge(net, matched, window.cut(images, own)))
+        return cls(window, matched, net, shift, gain)
+
+    def at(self, window: Window, images: Tensor, own: Tensor, others: Tensor) -> WindowDetector:
+        """Return the same for another place, perhaps in another class; what is usual there is told by others.
+
+        Args:
+            window: of the size of this one's.
+            images: uint8 (N, H, W, C).
+            own: int64 (n,), the samples of the class.
+            others: int64 (m,), samples of other classes.
+        """
+        usual = window.cut(images, others)
+        filters = tuple(MatchedFilter.scaled(each.weights, usual) for each in self.matched.filters)
+        return WindowDetector.of(images, own, window, MatchedFilters(filters), self.net)
+
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """Return the posterior log-odds of poison of some of uint8 (N, H, W, C) images, float (n,)."""
         return _judge(self.net, self.matched, self.window.cut(images, indices)) + self.shift
@@ -91,10 +118,13 @@ class Sight:
     """int64 (m,), samples of other classes to learn from."""
     reading: Reading
     """The trigger, with the blend factor, and where its copies lie."""
+    beyond: bool = False
+    """Whether the window may reach beyond the border: then one network will do wherever the trigger lies."""
 
     def window(self, config: WindowDetectorConfig) -> Window:
         """Return what a detector sees of an image."""
-        return window_around(self.reading.planted.trigger.mask, config.margin, config.max_side)
+        mask = self.reading.planted.trigger.mask
+        return window_around(mask, config.margin, config.max_side, beyond=self.beyond)
 
     def layout(self, config: WindowDetectorConfig) -> tuple[int, ...]:
         """Return height and width of the window and where the trigger lies in it: alike where one network will do."""
@@ -115,11 +145,10 @@ def fit_window_detectors(
     """
     lessons = [_lesson(samples, sight, i, len(sights), config, generator) for i, sight in enumerate(sights)]
     net = _train([lesson.taught for lesson in lessons], config, generator)
-    detectors = []
-    for sight, lesson in zip(sights, lessons, strict=True):
-        shift, gain = _share_of_poison(_judge(net, lesson.matched, lesson.window.cut(samples.images, sight.own)))
-        detectors.append(WindowDetector(lesson.window, lesson.matched, net, shift, gain))
-    return detectors
+    return [
+        WindowDetector.of(samples.images, sight.own, lesson.window, lesson.matched, net)
+        for sight, lesson in zip(sights, lessons, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +197,8 @@ def _stamped(clean: Tensor, reading: Reading, window: Window, alpha: Tensor, ste
 
 
 def _inside(trigger: TriggerCandidate, window: Window) -> TriggerCandidate:
-    rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
-    return TriggerCandidate(trigger.mask[rows, columns], trigger.pattern[:, rows, columns])
+    pattern = window.of_image(trigger.pattern.permute(1, 2, 0)).permute(2, 0, 1)
+    return TriggerCandidate(window.of_image(trigger.mask), pattern)
 
 
 class WindowNet(nn.Module):
@@ -222,11 +251,7 @@ def _matched_filter(clean: Tensor, stamped: Tensor, chosen: Tensor) -> MatchedFi
     base = x - x.mean(0)
     covariance = (base.T @ base / len(base)).double()
     covariance.diagonal().add_(_PIXEL_NOISE)
-    weights = torch.linalg.solve(covariance, shift.double()).float()
-    scores = x @ weights
-    centre = scores.median()
-    scale = 1.4826 * (scores - centre).abs().median() + 1e-12
-    return MatchedFilter(weights / scale, float(centre / scale))
+    return MatchedFilter.scaled(torch.linalg.solve(covariance, shift.double()).float(), clean)
 
 
 def _pixels(windows: Tensor) -> Tensor:
