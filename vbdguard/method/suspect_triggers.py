@@ -37,6 +37,9 @@ samples of a kind that a model never saw look like strangers to it; natural look
 _COMMON_GAIN, _FEWEST_SHARING = 200.0, 3
 """Log-likelihood (nats) from which on a trigger is looked for in all classes, and how many of them must then show it to
 be worth a second look."""
+_FEWEST_SEARCHED = 5
+"""Classes that must show a trigger, and half of all up to `MANY_CLASSES`, for a detector to look for it: natural
+patterns of ten classes are shown by two at most."""
 _CLEAR_GAIN = 100.0
 """Log-likelihood (nats) of a trigger whose place is beyond doubt."""
 
@@ -122,7 +125,8 @@ def _with_those_searched_for(
     fine = (suspect for of_one in by_class for suspect in of_one if not suspect.level.is_coarse)
     kin = [suspect for suspect in fine if _template(suspect).is_like(template)]
     clear = {suspect.label for suspect in kin if suspect.gain >= _CLEAR_GAIN}
-    if len(template.labels) < MANY_CLASSES or len(clear) == samples.n_classes:
+    many = min(MANY_CLASSES, max(_FEWEST_SEARCHED, samples.n_classes // 2))
+    if len(template.labels) < many or len(clear) == samples.n_classes:
         progress.advance(samples.n_classes)
         return by_class
     found = {suspect.label: suspect for suspect in search(samples, kin, config, seed, progress)}
