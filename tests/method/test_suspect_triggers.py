@@ -121,3 +121,30 @@ def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkey
     assert not replace(faint, is_common=False).explains_enough(CONFIG)
     monkeypatch.setattr("vbdguard.method.suspect_triggers.repeated_patterns", lambda *_: [])
     assert len(right()) <= 4
+
+
+@pytest.mark.parametrize(("showing", "n_classes", "expected"), [(6, 10, 10), (4, 10, 4), (6, 6, 6)])
+def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
+    showing: int, n_classes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some classes show the trigger clearly, on 20 of 80 samples, the others not at all."""
+    rng = np.random.default_rng(0)
+    noise = gaussian_filter(rng.normal(size=(n_classes * 80, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    labels = np.arange(len(noise)) % n_classes
+    images = 128 + 25 * noise / noise.std()
+    places = rng.integers(2, SIDE - 5, (n_classes, 2))
+    for label, (top, left) in enumerate(places[:showing]):
+        carriers = np.flatnonzero(labels == label)[:20]
+        images[carriers, top : top + 3, left : left + 3] += (
+            60.0 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])[..., None]
+        )
+    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    samples = Samples(pixels, torch.from_numpy(labels), n_classes)
+    levels = image_levels(Population.of(samples), samples, CONFIG)
+
+    def everywhere(_: Samples, kin: list[Suspect], *__: object) -> list[Suspect]:
+        return [replace(kin[0], label=label, gain=1e6) for label in range(n_classes)]
+
+    monkeypatch.setattr("vbdguard.method.suspect_triggers.search", everywhere)
+    found = find_suspect_triggers(samples, levels, CONFIG, 0, Silent())
+    assert len({suspect.label for suspect in found}) == expected
