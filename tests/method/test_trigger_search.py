@@ -100,6 +100,18 @@ def test_what_some_classes_show_is_found_in_all_others_also_at_the_border(
     assert strongest < min(sorted(one.gain for one in right)[3:])
 
 
+def test_a_place_that_cuts_off_a_part_of_the_trigger_teaches_nothing_and_stops_nobody(
+    samples: Samples, level: Level, places: np.ndarray
+) -> None:
+    """All but the class at the right border show one column more than there is."""
+    wide = np.pad(MARK > 0, [(0, 0), (0, 1)], constant_values=True)
+    shown = [(label, *places[label]) for label in range(1, 11)]
+    kin = [suspect(samples, level, label, wide, top, left) for label, top, left in shown]
+    kin.append(suspect(samples, level, CLASSES - 2, wide[:, :3], *places[CLASSES - 2]))
+    found = search(samples, kin, CONFIG, 0, Silent())
+    assert len([one for one in found if one.planted.trigger.mask[tuple(places[one.label])]]) >= 10
+
+
 def test_a_trigger_too_large_to_look_alike_everywhere_is_not_searched_for(samples: Samples, level: Level) -> None:
     large = np.ones((10, 10), dtype=np.bool_)
     kin = [suspect(samples, level, label, large, label, 14 - label) for label in range(1, 11)]

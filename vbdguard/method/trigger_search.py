@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from vbdguard.config import DirectMethodConfig
+from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.common_trigger import Template, likely_corners
 from vbdguard.method.kin_reading import common_reading
 from vbdguard.method.mixture import PlantedTrigger
@@ -46,8 +46,8 @@ def search(
         progress: gets one step for each class.
     """
     learning = config.detector.sharing(len(kin))
-    sights = _sights(samples, kin, learning.others, seed)
-    if len({sight.layout(learning) for sight in sights}) != 1:
+    sights = _sights(samples, kin, learning, seed)
+    if not sights:
         progress.advance(samples.n_classes)
         return []
     detector = fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
@@ -96,10 +96,17 @@ def search(
     return [suspect for of_one in by_class for suspect in of_one]
 
 
-def _sights(samples: Samples, kin: Sequence[Suspect], others: int, seed: int) -> list[Sight]:
-    """Return where a network is to learn what kin show together; it need not be right about any of them."""
-    return [
-        Sight(suspect.members, other_samples(samples, suspect.label, others, seed), Reading(planted), beyond=True)
-        for suspect, planted in zip(kin, common_reading(kin), strict=True)
-        if planted is not None
-    ]
+def _sights(samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorConfig, seed: int) -> list[Sight]:
+    """Return where a network is to learn what kin show together; it need not be right about any of them.
+
+    Places at the border that cut off a part of it are left out; a trigger that fills the window, at any place.
+    """
+    alike: dict[tuple[int, ...], list[Sight]] = {}
+    for suspect, planted in zip(kin, common_reading(kin), strict=True):
+        if planted is None:
+            continue
+        others = other_samples(samples, suspect.label, learning.others, seed)
+        sight = Sight(suspect.members, others, Reading(planted), beyond=True)
+        if sight.window(learning).size == tuple(side + 2 * learning.margin for side in planted.trigger.bbox[2:]):
+            alike.setdefault(sight.layout(learning), []).append(sight)
+    return max(alike.values(), key=len, default=[])
