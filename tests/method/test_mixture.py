@@ -199,6 +199,17 @@ def test_a_known_trigger_is_told_where_its_carriers_are_few_and_faint(share: flo
     assert 0.8 * blend < found.planted.blend_factor < blend + 0.05  # what the shift needs, at least
 
 
+def test_what_is_left_beside_a_known_trigger_is_no_part_of_it() -> None:
+    """Stamped with it, samples would be smoother there than any carrier is."""
+    data = stamped(share=0.1, blend=0.25)
+    shift = known_shift(data, 0.25)
+    known = known_mixture(data.view(), shift)
+    beside = np.where(shift == 0, 0.1 * np.abs(shift).max(), shift)
+    found = known_mixture(data.view(), beside)
+    assert torch.equal(found.planted.trigger.mask, true_mask())
+    assert found.gain == pytest.approx(known.gain)
+
+
 def test_a_known_trigger_that_no_sample_carries_explains_nothing() -> None:
     data = stamped(share=0.0)
     found = known_mixture(data.view(), known_shift(data, 0.5))

@@ -42,6 +42,8 @@ _FEWEST_OUTSIDE = 0.25
 _SMOOTH_ROUNDS = 8
 _FAINTEST = 0.02
 _CLEARLY_WORSE = 0.7
+_CLEAR_PART = 0.25
+"""Part of the strongest pixel's shift from which on a pixel belongs to a trigger that is known."""
 _SAME_PIXELS, _SAME_BLEND, _SAME_LEVELS = 0.9, 0.15, 20.0
 """Share of pixels, part of the blend factor and grey levels up to which two readings of a trigger count as one: well
 within what a detector is trained to bear."""
@@ -112,7 +114,10 @@ def known_mixture(view: View, shift: Floats) -> Mixture:
         view: what to explain.
         shift: (h, w, C), how far the trigger moves the mean of its carriers; 0 outside it.
     """
-    mask = np.linalg.norm(shift, axis=2) > 0
+    # What is left of an average beside the trigger must not be stamped with it: detectors would learn to look for it.
+    strength = np.linalg.norm(shift, axis=2)
+    mask = strength > _CLEAR_PART * strength.max()
+    shift = shift * mask[..., None]
     shape = _Shape(mask, shift, max(_needed(shift, mask, view.background), _FAINTEST), is_opaque=False)
     found = _filter(view, shift.reshape(-1), 1.0)
     halves = [_half(view, found, judged, _stamped(view, found, shape)) for judged in view.folds]
