@@ -121,12 +121,12 @@ def _with_those_searched_for(
 
     It is asked where many show it, and not all of them clearly.
     """
-    template = max(templates, key=lambda each: len(each.labels))
-    fine = (suspect for of_one in by_class for suspect in of_one if not suspect.level.is_coarse)
-    kin = [suspect for suspect in fine if _template(suspect).is_like(template)]
-    clear = {suspect.label for suspect in kin if suspect.gain >= _CLEAR_GAIN}
+    shown = [(suspect, _template(suspect)) for of_one in by_class for suspect in of_one if not suspect.level.is_coarse]
+    alike = ([suspect for suspect, own in shown if own.is_like(template)] for template in templates)
+    kin = max(alike, key=lambda kin: len({suspect.label for suspect in kin}), default=[])
     many = min(MANY_CLASSES, max(_FEWEST_SEARCHED, samples.n_classes // 2))
-    if len(template.labels) < many or len(clear) == samples.n_classes:
+    clear = {suspect.label for suspect in kin if suspect.gain >= _CLEAR_GAIN}
+    if len({suspect.label for suspect in kin}) < many or len(clear) == samples.n_classes:
         progress.advance(samples.n_classes)
         return by_class
     found = {suspect.label: suspect for suspect in search(samples, kin, config, seed, progress)}
