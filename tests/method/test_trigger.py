@@ -188,6 +188,14 @@ def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
     assert 0 < sharp.blend_factor <= 1
 
 
+@pytest.mark.parametrize("n", [60, 120, 300])
+def test_the_chance_spread_of_a_hundred_samples_is_no_part_of_a_faint_trigger(n: int) -> None:
+    trigger = frame_trigger("color_grid", (16, 16))
+    flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 0.25))
+    sharp = sharpen_trigger(candidate(trigger), flagged, usual(random_images(1500, 2)))
+    np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
+
+
 def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_factor() -> None:
     rough = candidate(frame_trigger("white_square", (16, 16)))
     sharp = sharpen_trigger(rough, torch.from_numpy(random_images(1500, 1)), usual(random_images(1500, 2)))
