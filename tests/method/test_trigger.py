@@ -14,6 +14,7 @@ from skimage.filters import threshold_otsu
 from vbdguard.attacks.poison import blend
 from vbdguard.attacks.triggers import Trigger, builtin_patch, frame_trigger, place
 from vbdguard.method.trigger import (
+    SharpTrigger,
     TriggerCandidate,
     Usual,
     candidate_mask,
@@ -159,7 +160,7 @@ def test_sharpening_recovers_mask_pattern_and_blend_factor(blend_factor: float, 
     blurred = torch.zeros(16, 16, dtype=torch.bool)
     blurred[11:, 11:] = True
     rough = TriggerCandidate(blurred, flagged.float().mean(0).permute(2, 0, 1) * blurred)
-    found = sharpen_trigger(rough, flagged, usual(random_images(1500, 2)))
+    found = sharpen_trigger(SharpTrigger(rough, 0.3), flagged, usual(random_images(1500, 2)))
     sharp = found.trigger
     np.testing.assert_array_equal(sharp.mask, trigger.mask)
     assert found.blend_factor == pytest.approx(blend_factor, abs=0.03)
@@ -172,7 +173,7 @@ def test_sharpening_bears_a_few_wrong_flags() -> None:
     trigger = frame_trigger("color_grid", (16, 16))
     flagged = np.concatenate([blend(random_images(900, 1), trigger, 1.0), random_images(100, 3)])
     rough = candidate(trigger)
-    sharp = sharpen_trigger(rough, torch.from_numpy(flagged), usual(random_images(1000, 2)))
+    sharp = sharpen_trigger(SharpTrigger(rough, 0.3), torch.from_numpy(flagged), usual(random_images(1000, 2)))
     np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
     assert sharp.blend_factor == 1.0
 
@@ -183,7 +184,9 @@ def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
     rough = torch.zeros(16, 16, dtype=torch.bool)
     rough[10:, 10:] = True
     flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 1.0))
-    sharp = sharpen_trigger(TriggerCandidate(rough, torch.zeros(3, 16, 16)), flagged, usual(random_images(50, 2)))
+    sharp = sharpen_trigger(
+        SharpTrigger(TriggerCandidate(rough, torch.zeros(3, 16, 16)), 0.3), flagged, usual(random_images(50, 2))
+    )
     assert torch.equal(sharp.trigger.mask, rough)
     assert 0 < sharp.blend_factor <= 1
 
@@ -192,13 +195,16 @@ def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
 def test_the_chance_spread_of_a_hundred_samples_is_no_part_of_a_faint_trigger(n: int) -> None:
     trigger = frame_trigger("color_grid", (16, 16))
     flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 0.25))
-    sharp = sharpen_trigger(candidate(trigger), flagged, usual(random_images(1500, 2)))
+    sharp = sharpen_trigger(SharpTrigger(candidate(trigger), 0.3), flagged, usual(random_images(1500, 2)))
     np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
+    assert sharp.blend_factor == 0.3  # as it was read before: seven pixels of so few samples say less
 
 
 def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_factor() -> None:
     rough = candidate(frame_trigger("white_square", (16, 16)))
-    sharp = sharpen_trigger(rough, torch.from_numpy(random_images(1500, 1)), usual(random_images(1500, 2)))
+    sharp = sharpen_trigger(
+        SharpTrigger(rough, 0.3), torch.from_numpy(random_images(1500, 1)), usual(random_images(1500, 2))
+    )
     assert torch.equal(sharp.trigger.mask, rough.mask)
     assert 0 < sharp.blend_factor < 0.05
 

@@ -103,11 +103,9 @@ def _sharp_triggers(
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
             usual = Usual(means.without(suspect.label), spread)
-            sharp[suspect.label] = (
-                sharpen_trigger(suspect.trigger, samples.images[flagged], usual)
-                if usual.varies_in(suspect.trigger.mask)
-                else SharpTrigger(suspect.trigger, suspect.planted.blend_factor)
-            )
+            rough = SharpTrigger(suspect.trigger, suspect.planted.blend_factor)
+            varies = usual.varies_in(rough.trigger.mask)
+            sharp[suspect.label] = sharpen_trigger(rough, samples.images[flagged], usual) if varies else rough
     return dict(sorted(sharp.items()))
 
 

@@ -16,6 +16,8 @@ _MAX_REMAINING = 0.85
 _SPREAD_NOISE = 6.0
 """Five standard errors of an interquartile range, times the root of the number of samples, as a share of it. By chance
 the narrowest of a thousand pixels lies three and a half below the others."""
+_ENOUGH_FOR_BLEND = 1000
+"""Samples whose spread tells the blend factor of a faint trigger better than stage 3 does."""
 _MIN_ALPHA = 0.01
 
 
@@ -126,14 +128,14 @@ class Usual:
         return bool((self.spread[mask] > 1).float().mean() > 0.5)
 
 
-def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, usual: Usual) -> SharpTrigger:
+def sharpen_trigger(rough: SharpTrigger, flagged: Tensor, usual: Usual) -> SharpTrigger:
     """Return the trigger as the flagged samples show it (preset `default`, not in the paper).
 
     Pasting with blend factor a leaves 1 - a of a pixel's spread, so the trigger's pixels stand out once many
     poisoned samples are known. The pattern follows from the mean: (flagged - (1 - a) usual) / a.
 
     Args:
-        trigger: the candidate that led to the flags.
+        rough: the trigger that led to the flags.
         flagged: uint8 (n, H, W, C), the samples that carry it.
         usual: how samples look that it may have been pasted on.
 
@@ -142,10 +144,13 @@ def sharpen_trigger(trigger: TriggerCandidate, flagged: Tensor, usual: Usual) ->
     """
     flagged = flagged[:ENOUGH_TO_SHARPEN]
     remaining = torch.where(usual.spread > 1, pixel_spread(flagged) / usual.spread, 1.0)
-    mask, lost = trigger.mask, 1 - float(remaining.min())
-    if lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5):
+    mask, lost = rough.trigger.mask, 1 - float(remaining.min())
+    is_told = lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5)
+    if is_told:
         mask = remaining < 1 - lost / 2
-    alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
+    alpha = rough.blend_factor
+    if is_told or len(flagged) >= _ENOUGH_FOR_BLEND:
+        alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
     pattern = ((flagged.float().mean(0) - (1 - alpha) * usual.mean.float()) / alpha).clamp(0, 255)
     return SharpTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
 
