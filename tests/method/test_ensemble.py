@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from listeners import Counting
 from torch import Tensor
 
 from vbdguard.config import EnsembleConfig
@@ -13,16 +14,6 @@ from vbdguard.method.samples import Samples, centred
 from vbdguard.progress import Silent
 
 QUICK = EnsembleConfig(architectures=((4,), (3, 3)), epochs=2, batch_size=32)
-
-
-class Counting(Silent):
-    """Counts the steps that it hears of."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listeners import Counting
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, norm
 from torch import Tensor
@@ -16,18 +17,9 @@ from vbdguard.config import DirectMethodConfig, LabelCheckConfig
 from vbdguard.method.blind_models import blind_fits
 from vbdguard.method.label_check import Membership, membership
 from vbdguard.method.samples import Samples
-from vbdguard.progress import Silent
 
 SIGNIFICANCE = 1e-3
 NOWHERE: list[Tensor] = []
-
-
-class Counting(Silent):
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
 
 
 def judged(

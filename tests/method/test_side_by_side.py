@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from listeners import Counting
 
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.progress import Silent
 
 CPU = torch.device("cpu")
 
@@ -19,14 +19,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-class Counting(Silent):
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from listeners import Counting
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -20,15 +21,6 @@ from vbdguard.progress import Silent
 
 SIDE, CLASSES = 24, 8
 CONFIG = DirectMethodConfig()
-
-
-class Counting(Silent):
-    """Counts the steps that it hears of."""
-
-    steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
 
 
 def suspects_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from listeners import Counting
 from scipy.ndimage import gaussian_filter
 
 from vbdguard.config import DirectMethodConfig
@@ -22,15 +23,6 @@ from vbdguard.progress import Silent
 SIDE, CLASSES, PER_CLASS, CARRIERS = 24, 16, 80, 8
 CONFIG = DirectMethodConfig()
 MARK = 32.0 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
-
-
-class Counting(Silent):
-    """Counts the steps that it hears of."""
-
-    steps = 0
-
-    def advance(self, steps: int = 1) -> None:
-        self.steps += steps
 
 
 @pytest.fixture(scope="module")
