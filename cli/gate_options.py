@@ -36,7 +36,11 @@ def gate_options(command: Command) -> Command:
             metavar="FILE",
             help="Accepted findings, which do not count (see `vbdguard baseline`).",
         ),
-        click.option("--exit-zero", is_flag=True, help="End with 0 where poison would end with 1; 2 and 3 stay."),
+        click.option(
+            "--exit-zero",
+            is_flag=True,
+            help="End as if there were no poison: 0 instead of 1, or 2 if not all could be read.",
+        ),
         click.option(
             "--allow-unreadable",
             metavar="N%",
@@ -80,8 +84,10 @@ def read_baseline(path: Path | None) -> Any:
 
 
 def exit_code(judgement: Judgement, options: Mapping[str, Any]) -> int:
-    """Return the exit code, with --exit-zero 0 instead of 1."""
-    return 0 if options["exit_zero"] and judgement.exit_code == 1 else judgement.exit_code
+    """Return the exit code, with --exit-zero what it would be without poison."""
+    if options["exit_zero"]:
+        return 0 if judgement.is_complete else 2
+    return judgement.exit_code
 
 
 def gate_words(judgement: Judgement, options: Mapping[str, Any]) -> Iterator[str]:
@@ -92,11 +98,11 @@ def gate_words(judgement: Judgement, options: Mapping[str, Any]) -> Iterator[str
     yield from gate_lines(judgement)
     if judgement.counting:
         count = count_words(len(judgement.counting), "finding counts", "findings count")
-        end = "Ends with 0 all the same (--exit-zero)" if options["exit_zero"] else "Ends with 1"
+        code = exit_code(judgement, options)
+        end = "Ends with 1" if code == 1 else f"Ends with {code} all the same (--exit-zero)"
         wanted = "; what is wanted there can be accepted: vbdguard baseline --help" if not judgement.accepted else ""
         yield f"{end}: {count} (--fail-on {options['fail_on']}){wanted}"
-        return
-    if judgement.passed_over:
+    elif judgement.passed_over:
         yield f"Does not fail on what was found: --fail-on {options['fail_on']}"
-    if not judgement.is_complete:
+    if not judgement.is_complete and exit_code(judgement, options) == 2:
         yield "Ends with 2: not everything could be read; --allow-unreadable accepts a share"

@@ -65,6 +65,8 @@ def run(*arguments: str | Path) -> Result:
         ("poisoned_and_incomplete", (), 1),
         ("poisoned", ("--exit-zero",), 0),
         ("incomplete", ("--exit-zero",), 2),
+        ("poisoned_and_incomplete", ("--exit-zero",), 2),
+        ("poisoned_and_incomplete", ("--exit-zero", "--allow-unreadable", "100%"), 0),
         ("poisoned", ("--fail-on", "never"), 0),
         ("poisoned_and_incomplete", ("--fail-on", "never"), 2),
         ("poisoned", ("--format", "json"), 1),
