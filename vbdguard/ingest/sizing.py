@@ -1,9 +1,11 @@
 """The canonical image size of a data set whose user names none.
 
-The headers of the first `PROBED_SAMPLES` readable images of every shard vote, and the most common (height, width)
-wins, the smaller one on a tie. It is then scaled down to at most `MAX_SIDE` on its longer side, the aspect ratio
-kept, each side at least `MIN_SIDE`. Every shard votes and the votes are counted, so neither the order or the names
-of the shards nor the number of workers matter; only the first few samples of each are opened, and none is decoded.
+The headers of the first `PROBED_SAMPLES` readable images of every shard vote. Each size is scaled down to at most
+`MAX_SIDE` on its longer side, the aspect ratio kept, each side at least `MIN_SIDE`. The longest side that a tenth of
+the votes have or exceed is taken, so that nobody can hide a small trigger by adding smaller images, unless nine votes
+in ten are his; and of the sizes with that side the most common one, the smaller on a tie. Every shard votes and the
+votes are counted, so neither the order or the names of the shards nor the number of workers matter; only the first few
+samples of each are opened, and none is decoded.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ MAX_SIDE = 96
 MIN_SIDE = 8
 DEFAULT_SIZE = (32, 32)
 """Where no probed image has a readable header."""
+_MINORITY = 0.1
+"""Share of the votes that is enough for the longest side."""
 
 Votes = Counter[tuple[int, int]]
 
@@ -48,6 +52,18 @@ def canonical_size(votes: Votes) -> tuple[int, int]:
     """Return the height and width in pixels that the votes of all shards elect."""
     if not votes:
         return DEFAULT_SIZE
-    height, width = min(votes, key=lambda size: (-votes[size], size[0] * size[1], size))
+    scaled: Votes = Counter()
+    for size, count in votes.items():
+        scaled[_scaled(*size)] += count
+    side = max(
+        side
+        for side in {max(size) for size in scaled}
+        if sum(count for size, count in scaled.items() if max(size) >= side) >= _MINORITY * scaled.total()
+    )
+    candidates = (size for size in scaled if max(size) == side)
+    return min(candidates, key=lambda size: (-scaled[size], size[0] * size[1], size))
+
+
+def _scaled(height: int, width: int) -> tuple[int, int]:
     scale = min(1.0, MAX_SIDE / max(height, width))
     return max(MIN_SIDE, round(height * scale)), max(MIN_SIDE, round(width * scale))
