@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vbdguard import __version__
+from vbdguard.build import build, code_digest
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.partial import believed_digest, read_partial
@@ -97,7 +98,7 @@ def report_flagging(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., S
             skipped=ingested.skipped,
             timings={"total": 0.0},
             environment={},
-            tool={"name": "vbdguard", "version": "0.1.0"},
+            tool={"name": "vbdguard", "version": __version__, "code": code_digest()},
         )
 
     return make
@@ -114,7 +115,7 @@ def keep_report(own_cache: Path, report_flagging: Callable[..., ScanReport]) -> 
         report = report_flagging(source, flagged)
         settings = ScanConfig()
         judged = ingest(source, store_dir=own_cache).judged
-        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
+        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, build())
         Cache(own_cache).save_report(key, report)
         return report
 
@@ -145,7 +146,7 @@ def keep_merged_report(own_cache: Path, tmp_path: Path) -> Callable[[ScanReport,
         scan_share(str(shards), "1/1", part, settings, cache_dir=own_cache)
         believed = believed_digest([read_partial(part)], cache.store_dir)
         judged = replace(ingest(str(shards), store_dir=own_cache), believed=believed).judged
-        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
+        key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, build())
         cache.merged.save_report(key, report)
         part.unlink()
 

@@ -433,12 +433,10 @@ def test_damaged_pixels_are_read_anew_when_they_are_wanted(
     assert len(caplog.records) == 1
 
 
-def test_a_report_of_another_version_is_computed_anew(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_of_other_code_is_computed_anew(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = str(write())
     with monkeypatch.context() as older:
-        older.setattr("vbdguard.scanner.__version__", "0.0.1")
+        older.setattr("vbdguard.scanner.build", lambda: "0.1.0+0000000000000000")
         scan(data, ACCUSING, cache_dir=tmp_path / "cache")
     assert not scan(data, ACCUSING, cache_dir=tmp_path / "cache").from_cache
     assert scan(data, ACCUSING, cache_dir=tmp_path / "cache").from_cache

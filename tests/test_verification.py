@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vbdguard.build import code_digest
 from vbdguard.config import ScanConfig
 from vbdguard.errors import ReceiptError, SourceError
 from vbdguard.receipt import Receipt
@@ -146,6 +147,13 @@ def test_another_version_is_refused(receipt: Receipt) -> None:
         check_terms(other, ScanConfig(), LOCK)
 
 
+def test_other_code_of_the_same_version_is_refused(receipt: Receipt) -> None:
+    other = _with_tool(receipt, "0.1.0", "0" * 16)
+    with pytest.raises(ReceiptError, match=r"another build of vbdguard 0\.1\.0 made it; scan again"):
+        check_terms(other, ScanConfig(), LOCK)
+    check_terms(_with_tool(receipt, "0.1.0"), ScanConfig(), LOCK)
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -187,11 +195,11 @@ def test_verifying_loads_neither_torch_nor_pillow_nor_rich(receipt: Receipt, dat
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def _with_tool(receipt: Receipt, version: str) -> Receipt:
+def _with_tool(receipt: Receipt, version: str, code: str = "") -> Receipt:
     """The receipt as that version would have written it."""
     from dataclasses import asdict
 
     from vbdguard.receipt import _checksum
 
-    tool = {"name": "vbdguard", "version": version}
+    tool = {"code": code or code_digest(), "name": "vbdguard", "version": version}
     return replace(receipt, tool=tool, checksum=_checksum({**asdict(receipt), "tool": tool}))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbdguard import __version__
+from vbdguard.build import build
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
 from vbdguard.errors import PartialError, SourceError
@@ -102,7 +102,7 @@ def scan_share(
         write_partial(
             Path(partial),
             Partial(
-                version=__version__,
+                version=build(),
                 decoder=decoder_id(),
                 config=config.result_settings(),
                 seed=config.seed,

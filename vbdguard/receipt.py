@@ -2,7 +2,7 @@
 
     {
      "receipt_version": 1,
-     "tool": {"name": "vbdguard", "version": "0.1.0"},
+     "tool": {"code": "...", "name": "vbdguard", "version": "0.1.0"},
      "sources": ["data/train"],
      "digest": "...", "status": "complete", "verdict": "clean",
      "samples": 50000, "classes": 10, "flagged": 0, "skipped": 0, "unread_percent": 0.0,

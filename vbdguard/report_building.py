@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vbdguard import __version__
+from vbdguard.build import code_digest
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.digest import DIGEST_BYTES
 from vbdguard.ingest.reader import Ingested
@@ -68,7 +69,7 @@ def build_report(
         skipped=ingested.skipped,
         timings=_rounded(seconds),
         environment=_environment(device),
-        tool={"name": "vbdguard", "version": __version__},
+        tool={"name": "vbdguard", "version": __version__, "code": code_digest()},
     )
 
 

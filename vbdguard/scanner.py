@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbdguard import __version__
+from vbdguard.build import build
 from vbdguard.cache import Cache
 from vbdguard.config import DirectMethodConfig, ScanConfig
 from vbdguard.errors import CacheError, NothingToScanError
@@ -152,7 +152,7 @@ def report_on(
     """
     seconds = {"ingest": time.perf_counter() - start}
     settings = config.result_settings()
-    key = cache.report_key(ingested.dataset_digest, ingested.judged, settings, config.seed, __version__)
+    key = cache.report_key(ingested.dataset_digest, ingested.judged, settings, config.seed, build())
     # Processes of one job often scan the same data at the same time: one computes, the others take its report.
     with cache.computing(key):
         report = None if refresh else cache.load_report(key, kind)

@@ -20,6 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from vbdguard import __version__
+from vbdguard.build import build, code_digest
 from vbdguard.config import FolderRule, ScanConfig
 from vbdguard.errors import ReadError, ReceiptError, SourceError
 from vbdguard.ingest.reading import ShardReading
@@ -68,6 +69,8 @@ def check_terms(receipt: Receipt, config: ScanConfig, path: Path) -> None:
     version = receipt.tool.get("version")
     if version != __version__:
         raise ReceiptError(f"{path}: refused: vbdguard {version} made it and this is {__version__}; {again}")
+    if receipt.tool.get("code") != code_digest():
+        raise ReceiptError(f"{path}: refused: another build of vbdguard {version} made it; {again}")
     now = {**config.result_settings(), "seed": config.seed}
     then = {**receipt.config, "seed": receipt.seed}
     differing = _differing(then, json.loads(json.dumps(now)))
@@ -97,7 +100,7 @@ def compare(receipt: Receipt, sources: Sequence[str], *, progress: Progress | No
 def shards_digest(
     sources: Sequence[str], *, label_key: str | None = None, folder_rule: FolderRule | None = None
 ) -> str:
-    """Return a hex digest of the content of all shards, whatever their order and names, and of vbdguard's version.
+    """Return a hex digest of the content of all shards, whatever their order and names, and of vbdguard's build.
 
     Args:
         sources: what to read, as `vbdguard.scan` takes it.
@@ -112,7 +115,7 @@ def shards_digest(
         if isinstance(digest, ReadError):
             raise SourceError(f"{name}: cannot be read: {digest}")
         digests.append(digest)
-    return blake3("\n".join([__version__, *sorted(digests)]).encode("ascii")).hexdigest()
+    return blake3("\n".join([build(), *sorted(digests)]).encode("ascii")).hexdigest()
 
 
 def _opened(sources: Sequence[str], label_key: str | None, folder_rule: FolderRule | None) -> Source:

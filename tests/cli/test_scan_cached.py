@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbdguard import __version__
+from vbdguard.build import build
 from vbdguard.cache import Cache
 from vbdguard.config import ScanConfig
 from vbdguard.ingest.reader import ingest
@@ -33,7 +33,7 @@ def known(tmp_path: Path, report_flagging: Callable[..., ScanReport]) -> Path:
     report = report_flagging(str(tmp_path / "data"), {"train-000000.tar/s3": 0})
     settings = ScanConfig()
     judged = ingest(str(tmp_path / "data"), store_dir=tmp_path / "cache").judged
-    key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, __version__)
+    key = Cache.report_key(report.dataset.digest, judged, settings.result_settings(), settings.seed, build())
     Cache(tmp_path / "cache").save_report(key, replace(report, device="cuda"))
     return tmp_path / "data"
 

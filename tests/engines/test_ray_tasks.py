@@ -110,7 +110,7 @@ def test_nodes_without_what_the_scan_needs_are_told_of(functions: ModuleType, tm
 
 
 def test_another_version_on_the_nodes_is_refused(functions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vbdguard.engines.ray_tasks.__version__", "9.9")
+    monkeypatch.setattr("vbdguard.engines.ray_tasks.build", lambda: "9.9")
     with RayTasks(2, LIMITS) as ray, pytest.raises(ConfigError, match=r"expected vbdguard 9\.9, .* on every node"):
         list(ray.map(functions.square, [1]))
 

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vbdguard import __version__
+from vbdguard.build import build
 from vbdguard.engines.base import Item, Result, WorkerDied, processors
 from vbdguard.engines.limits import Limits
 from vbdguard.engines.local import Workers
@@ -115,7 +116,7 @@ class RayTasks:
         """
         task = self._ray.remote(max_retries=MAX_RETRIES, num_cpus=1)(_run)
         shared = self._ray.put(function)
-        here = _Here(__version__, str(Path.cwd()))
+        here = _Here(build(), str(Path.cwd()))
         left = iter(range(len(items)))
         running: dict[Any, int] = {}
         try:
@@ -205,17 +206,15 @@ class RayTasks:
 class _Here:
     """What a node must have in common with this process."""
 
-    version: str
+    build: str
     folder: str
     """The working directory: shards may be named from there."""
 
 
 def _run(here: _Here, function: Callable[[Any], Any], item: Any, limits: Limits | None) -> tuple[bool, Any]:
     """Return whether the function had a result, and that or the error; runs on a node of the cluster."""
-    if here.version != __version__:
-        wanted = (
-            f"expected vbdguard {here.version}, as the scan has it, on every node of the Ray cluster, got {__version__}"
-        )
+    if here.build != build():
+        wanted = f"expected vbdguard {here.build}, as the scan has it, on every node of the Ray cluster, got {build()}"
         return False, ConfigError(f"{wanted}; install the same version everywhere")
     with suppress(OSError):  # a node that does not have it says for each shard what it cannot find
         os.chdir(here.folder)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vbdguard import __version__
+from vbdguard.build import build
 from vbdguard.errors import PartialError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.partial import Partial, names_shown
@@ -29,7 +29,7 @@ def require_fit(partials: Mapping[Path, Partial]) -> None:
             are missing or stand in two files.
     """
     for path, partial in partials.items():
-        _require_same(path, "vbdguard", partial.version, "this", __version__)
+        _require_same(path, "vbdguard", partial.version, "this", build())
         _require_same(path, "image decoder", partial.decoder, "this machine's", decoder_id())
     (first, model), *others = partials.items()
     for path, partial in others:
