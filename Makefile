@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 
@@ -19,7 +20,7 @@ install: $(INSTALLED) ## create .venv and install vbdguard into it
 demo: $(INSTALLED) ## the whole story on a small set of natural images, offline
 	$(BIN)/vbdguard demo
 
-test: $(INSTALLED) ## run the tests
+test: $(INSTALLED_TEST) ## run the tests
 	$(BIN)/python -m pytest
 
 check: format-check lint types test ## what CI runs: format, lint, types, tests
@@ -52,10 +53,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vbdguard needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) --version 2>&1`; try make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(INSTALLED_TEST): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
 
-$(INSTALLED_DEV): $(INSTALLED)
+$(INSTALLED_DEV): $(INSTALLED_TEST)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 

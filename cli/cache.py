@@ -14,6 +14,7 @@ from vbdguard.cache import Cache, CacheInfo
 from vbdguard.escaping import printable
 
 from .options import parse_age
+from .settings_option import settings_option
 
 if TYPE_CHECKING:
     from vbdguard.config import FolderRule
@@ -40,6 +41,7 @@ def cache() -> None:
 
 @cache.command()
 @_directory
+@settings_option
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def info(cache_dir: Path | None, as_json: bool) -> None:
     """Say where the cache is, how large it is and what it holds."""
@@ -49,6 +51,7 @@ def info(cache_dir: Path | None, as_json: bool) -> None:
 
 @cache.command(short_help="Remove cached reports and decoded shards.")
 @_directory
+@settings_option
 @click.option(
     "--older-than", metavar="AGE", callback=parse_age, help="Only what was written longer ago, such as 30d, 12h or 2w."
 )
@@ -74,6 +77,7 @@ def clear(cache_dir: Path | None, older_than: timedelta | None, yes: bool) -> No
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option("--label-key", metavar="KEY", help="As `vbdguard scan` takes it.")
 @click.option("--folder-rule", type=click.Choice(["torchvision", "huggingface"]), help="Likewise.")
+@settings_option
 def key(sources: tuple[str, ...], label_key: str | None, folder_rule: FolderRule | None) -> None:
     """Print a name for a CI cache of what a scan of SOURCE keeps: the same for the same shards and version.
 

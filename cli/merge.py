@@ -12,7 +12,7 @@ from .gate_options import GATE_SECTION, gate_options
 from .options import SectionedCommand
 from .outputs import OUTPUT_SECTION, output_options
 from .scan_options import CACHE_SECTION, cache_options, cache_settings, check_options
-from .settings_option import settings_line, settings_option
+from .settings_option import settings_option
 
 if TYPE_CHECKING:
     from vbdguard.report import ScanReport
@@ -76,7 +76,5 @@ def _run(files: tuple[Path, ...], options: dict[str, Any]) -> ScanReport:
 
     from .at_work import at_work
 
-    if (line := settings_line(click.get_current_context())) and not options["quiet"]:
-        click.echo(line, err=True)
     with at_work(options) as (_, progress):
         return run_merge(files, device=options["device"], **cache_settings(options), progress=progress)

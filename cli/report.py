@@ -11,6 +11,7 @@ import click
 from .gate_options import read_baseline
 from .options import SectionedCommand
 from .outputs import OUTPUT_SECTION, extras_for, output_options, say_written, show, write_files
+from .settings_option import settings_option
 
 if TYPE_CHECKING:
     from vbdguard.report import ScanReport
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="The cache that may hold the images for the page.  [default: $VBDGUARD_CACHE or the platform's cache]",
 )
+@settings_option
 def report(file: Path, **options: Any) -> int:
     """Render a saved report: nothing is scanned, and no data are needed.
 

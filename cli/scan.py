@@ -20,7 +20,6 @@ from .scan_options import (
     scan_config,
     scan_options,
 )
-from .settings_option import settings_line
 from .share import SHARE_SECTION, read_share, share_options
 
 if TYPE_CHECKING:
@@ -96,7 +95,5 @@ def _run(sources: tuple[str, ...], options: dict[str, Any]) -> ScanReport:
 
     from .at_work import at_work, one_or_all
 
-    if (line := settings_line(click.get_current_context())) and not options["quiet"]:
-        click.echo(line, err=True)
     with at_work(options) as (_, progress):
         return run_scan(one_or_all(sources), scan_config(options), **cache_settings(options), progress=progress)

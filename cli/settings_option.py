@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,18 @@ _READ_ONLY = {"scan": {"receipt"}, "merge": {"receipt"}}
 
 
 def settings_option(command: Command) -> Command:
-    """Add `--config`: what stands in the file counts wherever the option of that name is not typed."""
+    """Add `--config`: what stands in the file counts wherever the option of that name is not typed.
+
+    A command that goes by a file says so on stderr, unless it is quiet.
+    """
+
+    @functools.wraps(command)
+    def told(*args: Any, **options: Any) -> Any:
+        ctx = click.get_current_context()
+        if (line := _settings_line(ctx)) and not ctx.params.get("quiet"):
+            click.echo(line, err=True)
+        return command(*args, **options)
+
     return click.option(
         "--config",
         metavar="FILE|none",
@@ -27,10 +39,10 @@ def settings_option(command: Command) -> Command:
         expose_value=False,
         callback=_load,
         help="Settings file; `none` reads none.  [default: the nearest vbdguard.toml or pyproject.toml]",
-    )(command)
+    )(told)  # type: ignore[return-value]
 
 
-def settings_line(ctx: click.Context) -> str | None:
+def _settings_line(ctx: click.Context) -> str | None:
     """Return one line that says which file set what for this command; None where none did."""
     found: tuple[Path, dict[str, Any]] | None = ctx.meta.get(_META)
     if found is None or not found[1]:

@@ -11,7 +11,6 @@ from vbdguard.escaping import printable
 
 from .options import parse_receipt
 from .scan_options import Command, cache_settings, scan_config, with_options
-from .settings_option import settings_line
 
 if TYPE_CHECKING:
     from vbdguard.ingest.shares import Share
@@ -65,8 +64,6 @@ def read_share(ctx: click.Context, sources: tuple[str, ...], options: dict[str, 
     settings = cache_settings(options)
     del settings["refresh"]
     share = options["shard"] or Share()
-    if (line := settings_line(ctx)) and not options["quiet"]:
-        click.echo(line, err=True)
     with at_work(options) as (_, progress):
         read = scan_share(
             one_or_all(sources), share, options["partial"], scan_config(options), progress=progress, **settings

@@ -11,7 +11,7 @@ import click
 from .gate_options import GATE_SECTION, exit_code, gate_options, gate_words, judged
 from .options import SectionedCommand, parse_image_size
 from .scan_options import with_options
-from .settings_option import settings_line, settings_option
+from .settings_option import settings_option
 
 if TYPE_CHECKING:
     from vbdguard.progress import Progress
@@ -79,8 +79,6 @@ def verify(ctx: click.Context, /, sources: tuple[str, ...], receipt: Path, **opt
     """
     from vbdguard.receipt import Receipt
 
-    if (line := settings_line(ctx)) and not options["quiet"]:
-        click.echo(line, err=True)
     found = Receipt.read(receipt)
     code = EXIT_CHANGED if _tell_changes(found, receipt, sources, options) else _tell_verdict(found, receipt, options)
     ctx.exit(code)

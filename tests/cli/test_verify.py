@@ -222,6 +222,36 @@ def test_the_environment_wins_over_a_file_and_what_is_typed_over_both(
     assert cache_of("--cache-dir", "typed") == Path("typed")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("scan", "data"),
+        ("scan", "data", "--dry-run"),
+        ("clean", "data", "copy"),
+        ("cache", "key", "data"),
+        ("report", "report.json"),
+        ("baseline", "update", "report.json"),
+    ],
+)
+def test_every_command_that_goes_by_a_settings_file_says_so(clean: Path, arguments: tuple[str, ...]) -> None:
+    assert run("scan", "data", "-o", "report.json", "--config", "none").exit_code == 0
+    (clean / "vbdguard.toml").write_text('folder-rule = "torchvision"\nbaseline = "b.json"\ncache-dir = "kept"\n')
+    told = [line for line in run(*arguments).stderr.splitlines() if line.startswith("Settings of vbdguard.toml: ")]
+    assert len(told) == 1
+    assert not run(*arguments, "--config", "none").stderr.startswith("Settings")
+
+
+def test_the_cache_of_a_project_is_the_one_that_is_shown_and_cleared(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VBDGUARD_CACHE")
+    (clean / "vbdguard.toml").write_text('cache-dir = "kept"\n')
+    shown = run("cache", "info")
+    assert shown.stdout.splitlines()[0] == "directory  kept"
+    assert shown.stderr == "Settings of vbdguard.toml: cache-dir = kept\n"
+    assert "kept" in run("cache", "clear", "--yes").stdout
+
+
 def test_a_settings_file_with_a_bad_value_is_refused_as_if_typed(clean: Path) -> None:
     (clean / "vbdguard.toml").write_text("image-size = '3x'\n")
     result = run("scan", "data")

@@ -192,7 +192,7 @@ def opened_parquet(path: str, content: bytes | None = None) -> Iterator[Any]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise SourceError(f"{path}: parquet needs pyarrow; pip install vbdguard[parquet]") from error
+        raise SourceError(f"{path}: parquet needs pyarrow; pip install 'vbdguard[parquet]'") from error
     with open_binary(path) if content is None else io.BytesIO(content) as stream:
         try:
             file = parquet.ParquetFile(stream, page_checksum_verification=True)
