@@ -15,6 +15,7 @@ from vbdguard.config import (
     DirectMethodConfig,
     LabelCheckConfig,
     MethodConfig,
+    MixtureConfig,
     ScanConfig,
     SuspectsConfig,
     WindowDetectorConfig,
@@ -83,7 +84,14 @@ def test_presets_name_two_methods() -> None:
         (lambda: ContrastConfig(natural_share=0), "natural_share must be above 0 and at most 1, got 0"),
         (lambda: WindowDetectorConfig(max_side=5), "max_side must be at least 6, got 5"),
         (lambda: WindowDetectorConfig(threshold=1.5), "threshold must be 0 to 1, got 1.5"),
-        (lambda: WindowDetectorConfig(dropout=-0.1), "dropout must be 0 to 1, got -0.1"),
+        (lambda: WindowDetectorConfig(margin=3), "margin must be at least 4, got 3"),
+        (lambda: WindowDetectorConfig(thorough_epochs=0), "thorough_epochs must be at least 1, got 0"),
+        (lambda: MixtureConfig(rounds=0), "rounds must be at least 1, got 0"),
+        (lambda: MixtureConfig(side=2), "side must be at least 3, got 2"),
+        (lambda: LabelCheckConfig(rounds=0), "rounds must be at least 1, got 0"),
+        (lambda: ContrastConfig(places=-1), "places must be at least 1, got -1"),
+        (lambda: DirectMethodConfig(coarse_side=1), "coarse_side must be at least 6, got 1"),
+        (lambda: DetectorConfig(epochs=0), "epochs must be at least 1, got 0"),
         (lambda: WindowDetectorConfig(blend_slack=(1.2, 0.8)), "blend_slack must be two rising numbers above 0"),
         (lambda: DetectorConfig(blend_range=(0.5, 1.2)), "blend_range must be two rising numbers above 0, at most 1"),
         (lambda: SuspectsConfig(top=4), "min_top must be 2 to top"),
@@ -92,6 +100,13 @@ def test_presets_name_two_methods() -> None:
 def test_a_setting_of_a_stage_that_cannot_be_right_is_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_thorough_detector_learns_longer_and_from_more_the_more_places_it_looks_at() -> None:
+    detector = WindowDetectorConfig(epochs=3, thorough_epochs=8, thorough_others=1000, per_place=200)
+    alone, many = detector.thorough(), detector.thorough(30)
+    assert (alone.epochs, alone.thorough_others) == (8, 1000)
+    assert (many.epochs, many.thorough_others) == (8, 6000)
 
 
 def test_each_method_says_how_many_samples_a_class_must_have() -> None:

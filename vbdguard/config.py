@@ -100,6 +100,7 @@ class DetectorConfig:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        _require_counts(self, "filters", "epochs", "batch_size")
         _require_blend_range(self.blend_range)
         _require_share("dropout", self.dropout)
         _require_share("threshold", self.threshold)
@@ -157,6 +158,8 @@ class ContrastConfig:
     """Such places looked at in a class, at most."""
 
     def __post_init__(self) -> None:
+        _require_counts(self, "places")
+        _require("rare_places must be at least 0", self.rare_places >= 0, self.rare_places)
         _require("side must be odd and at least 3", self.side >= 3 and self.side % 2 == 1, self.side)
         _require("natural_share must be above 0 and at most 1", 0 < self.natural_share <= 1, self.natural_share)
         _require("rare_share must be above 0 and below 1", 0 < self.rare_share < 1, self.rare_share)
@@ -177,6 +180,11 @@ class MixtureConfig:
     min_gain: float = 30.0
     """Log-likelihood, in nats, that a trigger must explain for its class to be suspect."""
 
+    def __post_init__(self) -> None:
+        _require_counts(self, "others", "rounds")
+        _require("side must be at least 3", self.side >= 3, self.side)
+        _require("min_carriers must be at least 2", self.min_carriers >= 2, self.min_carriers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowDetectorConfig:
@@ -190,37 +198,36 @@ class WindowDetectorConfig:
     """Patched samples are drawn with blend factors from this range around the estimated one, as multiples of it."""
     filters: int = 16
     hidden: int = 32
-    dropout: float = 0.3
     epochs: int = 5
     rounds: int = 1
     """How often the trigger is read anew from the flagged samples and the detector trained again."""
     batch_size: int = 128
     lr: float = 5e-3
     weight_decay: float = 1e-3
-    others: int = 24_000
-    """Samples of other classes that a detector learns from where several classes share a trigger, or where one that
-    learned from those of stage 3 is in doubt, at most."""
-    shared_epochs: int = 10
-    shared_dropout: float = 0.0
-    """The same where classes share a trigger: what is learned at many places is hard to learn by heart."""
-    per_place: int = 500
-    """Samples of other classes for each of those places, at least, as far as there are so many."""
     doubt: float = 0.05
     """Errors that a detector expects of itself, for each carrier that it expects, from which on it is in doubt."""
+    thorough_epochs: int = 10
+    """Epochs of a detector that many share, or that comes after one in doubt, which learned from the samples of
+    stage 3 alone."""
+    thorough_others: int = 24_000
+    """Samples of other classes that it learns from, at most, unless it looks at so many places that each had few."""
+    per_place: int = 500
+    """Those for each place, at least, as far as there are so many."""
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        _require_counts(self, "filters", "hidden", "epochs", "batch_size", "thorough_epochs", "thorough_others")
         low, high = self.blend_slack
         _require("blend_slack must be two rising numbers above 0", 0 < low <= high, self.blend_slack)
+        # A pixel in a corner has a window of margin + 1 pixels, and the network needs five.
+        _require("margin must be at least 4", self.margin >= 4, self.margin)
         _require("max_side must be at least 6", self.max_side >= 6, self.max_side)
-        _require_share("dropout", self.dropout)
-        _require_share("shared_dropout", self.shared_dropout)
         _require_share("threshold", self.threshold)
 
-    def sharing(self, places: int) -> WindowDetectorConfig:
-        """Return the settings of a detector of a trigger that lies at so many places."""
-        others = max(self.others, self.per_place * places)
-        return replace(self, epochs=self.shared_epochs, dropout=self.shared_dropout, others=others)
+    def thorough(self, places: int = 1) -> WindowDetectorConfig:
+        """Return the settings of a thorough detector of a trigger that lies at so many places."""
+        others = max(self.thorough_others, self.per_place * places)
+        return replace(self, epochs=self.thorough_epochs, thorough_others=others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,13 +250,16 @@ class LabelCheckConfig:
     """The same for triggers that hide what is below them."""
     rounds: int = 3
     """How often what is left is looked into where not all suspects can be painted over at once."""
+    clear_gain: float = 100.0
+    """Log-likelihood (nats) of suspects that are looked into in any case, however many rounds it takes: nobody shall
+    hide a trigger behind louder ones."""
     significance: float = 1e-3
     """Chance that the flagged samples of any class fit so badly though they are like the kept ones: the most that is
     taken for proof. It is shared out over all suspects."""
 
     def __post_init__(self) -> None:
         _require("architecture must name at least one block", bool(self.architecture), self.architecture)
-        _require("epochs must be at least 1", self.epochs >= 1, self.epochs)
+        _require_counts(self, "epochs", "batch_size", "max_side", "rounds")
         _require("lr must be above 0", self.lr > 0, self.lr)
 
 
@@ -264,6 +274,9 @@ class DirectMethodConfig:
     label_check: LabelCheckConfig = field(default_factory=LabelCheckConfig)
     coarse_side: int = 8
     """Longest side of the coarse images, in pixels, in which triggers that cover the whole image are looked for."""
+
+    def __post_init__(self) -> None:
+        _require("coarse_side must be at least 6", self.coarse_side >= 6, self.coarse_side)
 
     @property
     def fewest_in_class(self) -> int:
@@ -367,6 +380,11 @@ class ScanConfig:
 def _require(rule: str, is_met: bool, value: object) -> None:
     if not is_met:
         raise ConfigError(f"{rule}, got {value!r}")
+
+
+def _require_counts(settings: object, *names: str) -> None:
+    for name in names:
+        _require(f"{name} must be at least 1", getattr(settings, name) >= 1, getattr(settings, name))
 
 
 def _require_share(name: str, value: float) -> None:

@@ -12,13 +12,14 @@ from torch import Tensor
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.all_detectors import _denied, train_detectors
 from vbdguard.method.level import image_levels
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.suspect_triggers import find_suspect_triggers
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import window_at
+from vbdguard.method.window_detector import WindowDetector
 from vbdguard.progress import Silent
 
 COUNT = 60
@@ -107,3 +108,29 @@ def test_a_trigger_that_moves_is_found_wherever_it_lies(
     is_flagged = flagged(seen)
     assert float(is_flagged[:COUNT].float().mean()) > 0.9
     assert int(is_flagged[COUNT:].sum()) <= 3
+
+
+def test_one_network_learns_what_three_classes_share_also_at_the_border(
+    natural: Samples, method: DirectMethodConfig
+) -> None:
+    images, shared = natural.images.clone(), pattern(3, 7)
+    places = {0: (6, 5), 1: (0, 9), 2: (13, 13)}
+    for label, (top, left) in places.items():
+        images[natural.members(label)[:COUNT], top : top + 3, left : left + 3] = shared
+    samples = replace(natural, images=images)
+    levels = image_levels(Population.of(samples), samples, method)
+    found = find_suspect_triggers(samples, levels, method, 0, Silent())
+    kin = [max((one for one in found if one.label == label), key=lambda one: one.gain) for label in places]
+    assert len({one.kin for one in kin}) == 1
+    assert kin[0].kin is not None
+    seen = train_detectors(samples, kin, method, 0, Silent())
+    assert [one.planted.trigger.bbox for one in seen] == [(*place, 3, 3) for place in places.values()]
+    traces = [one.trace for one in seen]
+    assert all(isinstance(trace, WindowDetector) for trace in traces)
+    assert len({id(trace.net) for trace in traces if isinstance(trace, WindowDetector)}) == 1
+    for one in seen:
+        assert int((one.logits > 0)[:COUNT].sum()) >= 0.95 * COUNT
+        assert int((one.logits > 0)[COUNT:].sum()) <= 3
+    alone = train_detectors(samples, [replace(one, kin=None) for one in kin], method, 0, Silent())
+    nets = [one.trace.net for one in alone if isinstance(one.trace, WindowDetector)]
+    assert len({id(net) for net in nets}) == len(nets) == 3

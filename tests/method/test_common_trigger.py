@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vbdguard.method.common_trigger import Template, common_templates, template_scores
 from vbdguard.method.contrast import natural_covariance
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.trigger import TriggerCandidate
 
 SIDE, CLASSES, WINDOW = 20, 8, 9

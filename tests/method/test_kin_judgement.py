@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.kin_judgement import together
 from vbdguard.method.label_check import NO_RATIO, ContentRatio, Membership
 from vbdguard.method.level import image_levels
-from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.mixture_trace import MixtureTrace
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.strangers import together
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
@@ -65,6 +65,12 @@ def verdicts(suspect: Suspect, fits: list[Membership], kin: int | None = 0) -> l
 def test_one_class_has_no_veto(suspect: Suspect, odd: Membership) -> None:
     fits = [fit(0.3, 2e-3) for _ in range(9)]
     assert verdicts(suspect, [*fits, odd])[:9] == [True] * 9
+
+
+def test_a_class_that_nobody_can_ask_is_accused_of_what_others_are_proven_to_carry(suspect: Suspect) -> None:
+    """Alone it would be taken for a mark of the class; the same pattern elsewhere is an attack."""
+    assert verdicts(suspect, [*(fit(0.3, 2e-3) for _ in range(9)), UNASKED]) == [True] * 10
+    assert verdicts(suspect, [UNASKED] * 10) == [False] * 10
 
 
 def test_certainty_beside_its_opposite_is_a_number(suspect: Suspect) -> None:

@@ -70,6 +70,15 @@ def fitted(data: Stamped) -> Mixture:
     return found
 
 
+def test_a_trigger_that_no_blend_factor_explains_counts_as_opaque() -> None:
+    """Read over darker images than it is looked for in: their mean cannot move so far."""
+    view = stamped(share=0.3).view()
+    shift = np.zeros((*view.window.size, 3))
+    shift[3:6, 3:6] = 160.0
+    assert float(view.background[3:6, 3:6].min()) > 100
+    assert known_mixture(view, shift).planted.blend_factor == 1.0
+
+
 def true_mask() -> Tensor:
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[ROW - 1 : ROW + 2, COLUMN - 1 : COLUMN + 2] = True

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbdguard.method.samples import PIXEL_CENTRE, Samples, centred, shuffled_batches, stratified_split
+from vbdguard.method.samples import PIXEL_CENTRE, Samples, centred, evenly, shuffled_batches, stratified_split
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=80)
 
@@ -26,6 +26,14 @@ def test_a_split_parts_all_samples_and_each_class_by_its_share(given: list[int],
     for label in set(given):
         # to the nearest whole number; the slack is float32's
         assert abs(int((labels[first] == label).sum()) - given.count(label) * share) <= 0.5 + 1e-4
+
+
+@given(st.integers(0, 300), st.integers(1, 100))
+def test_some_of_many_are_exactly_so_many_and_evenly_spread(n: int, most: int) -> None:
+    chosen = evenly(torch.arange(n), most)
+    assert len(chosen) == min(n, most)
+    steps = chosen.diff()
+    assert len(steps) == 0 or (int(steps.min()) >= 1 and int(steps.max() - steps.min()) <= 1)
 
 
 def test_a_split_is_drawn_by_its_generator() -> None:

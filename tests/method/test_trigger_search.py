@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import Level, image_levels
-from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.mixture_trace import MixtureTrace
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect import Suspect

@@ -101,12 +101,19 @@ def test_what_a_training_script_has_set_changes_nothing(digits: Samples, method:
     few = replace(digits, images=digits.images[::4], labels=digits.labels[::4])
     expected = detect(few, method, seed=0)
     torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
     try:
-        with torch.inference_mode(), torch.device("meta"):
+        with torch.inference_mode(), torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
             found = detect(few, method, seed=0)
-            assert torch.get_default_dtype() == torch.float64
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(found.is_flagged, expected.is_flagged)
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(found.scores, expected.scores)
     with torch.inference_mode(), usual_torch():
         assert torch.ones(1, requires_grad=True).requires_grad

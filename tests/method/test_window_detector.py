@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
-from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.moves import Reading
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window_detector import (

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vbdguard.config import DirectMethodConfig
+from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.device import give_back_freed
 from vbdguard.method.kin_reading import FEWEST_KIN, common_reading
 from vbdguard.method.mixture import View, planted_trigger
@@ -69,9 +69,8 @@ def _judged_as_kin(
     samples: Samples, kin: list[Suspect], readings: list[Reading], config: DirectMethodConfig, seed: int
 ) -> list[Suspect]:
     """Return what one network sees of classes that share a trigger."""
-    detector = config.detector.sharing(len(kin))
-    config = replace(config, detector=detector)
-    seen = _seen_by_detector(samples, kin, readings, config, seed, others=detector.others, beyond=True)
+    learning = config.detector.thorough(len(kin))
+    seen = _seen_by_detector(samples, kin, readings, learning, seed, others=learning.thorough_others, beyond=True)
     return [
         one if suspect.is_common or one.gain >= _worth(suspect) else suspect
         for suspect, one in zip(kin, seen, strict=True)
@@ -90,7 +89,10 @@ def _judged_alone(samples: Samples, suspect: Suspect, config: DirectMethodConfig
     if denied is None:
         return [best]
     readings = [_read(suspect, view, denied.float())]
-    return [best, _best_detector(samples, replace(suspect, kin=None, gain=0.0), readings, view, config, seed)]
+    return [
+        best,
+        _best_detector(samples, replace(suspect, kin=None, is_common=False, gain=0.0), readings, view, config, seed),
+    ]
 
 
 def _best_detector(
@@ -103,17 +105,18 @@ def _best_detector(
 ) -> Suspect:
     """Return a suspect as the best of a few detectors sees it: for each reading, then for what the best one flags.
 
-    Where that one is in doubt, another learns the same trigger from more samples.
+    Where that one is in doubt, a thorough one follows for the same trigger.
     """
     found: list[tuple[Suspect, Reading]] = []
+    quick, thorough = config.detector, config.detector.thorough()
 
-    def seen_with(reading: Reading, others: int) -> Suspect:
-        return _seen_by_detector(samples, [suspect], [reading], config, seed, others=others)[0]
+    def seen_with(reading: Reading, learning: WindowDetectorConfig, others: int) -> Suspect:
+        return _seen_by_detector(samples, [suspect], [reading], learning, seed, others=others)[0]
 
     def look(reading: Reading) -> bool:
         is_news = not any(reading.shows_the_same_as(earlier) for _, earlier in found)
         if is_news:
-            found.append((seen_with(reading, config.mixture.others), reading))
+            found.append((seen_with(reading, quick, config.mixture.others), reading))
         return is_news
 
     def best() -> tuple[Suspect, Reading]:
@@ -121,12 +124,12 @@ def _best_detector(
 
     for reading in readings:
         look(reading)
-    for _ in range(config.detector.rounds):
+    for _ in range(quick.rounds):
         posterior = best()[0].logits.sigmoid()
         if posterior.sum() < config.mixture.min_carriers or not look(_read(suspect, view, posterior)):
             break
     seen, reading = best()
-    return seen_with(reading, config.detector.others) if _doubt(seen) >= config.detector.doubt else seen
+    return seen_with(reading, thorough, thorough.thorough_others) if _doubt(seen) >= quick.doubt else seen
 
 
 def _denied(suspect: Suspect, seen: Suspect, config: DirectMethodConfig) -> Tensor | None:
@@ -182,7 +185,7 @@ def _seen_by_detector(
     samples: Samples,
     suspects: list[Suspect],
     readings: list[Reading],
-    config: DirectMethodConfig,
+    learning: WindowDetectorConfig,
     seed: int,
     *,
     others: int,
@@ -194,7 +197,7 @@ def _seen_by_detector(
         for suspect, reading in zip(suspects, readings, strict=True)
     ]
     at_size = suspects[0].level.samples
-    detectors = fit_window_detectors(at_size, sights, config.detector, generator=torch.Generator().manual_seed(seed))
+    detectors = fit_window_detectors(at_size, sights, learning, generator=torch.Generator().manual_seed(seed))
     return [
         replace(
             suspect,
@@ -208,8 +211,7 @@ def _seen_by_detector(
 
 
 def _read(suspect: Suspect, view: View, posterior: Tensor) -> Reading:
-    level, weights = suspect.level, posterior.double().cpu().numpy()
+    weights = posterior.double().cpu().numpy()
     if suspect.purity < _PURE:
         return Reading(planted_trigger(view, weights))
-    usual = level.means.without(suspect.label)
-    return read_trigger(view, level.samples.images, suspect.members, usual, weights)
+    return read_trigger(view, suspect.level.samples.images, suspect.members, suspect.background, weights)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import LabelCheckConfig
@@ -86,12 +88,19 @@ class BlindModels:
 class BlindFits:
     """What models that cannot see triggers make of each sample that they were fitted across."""
 
+    labels: tuple[int, ...]
+    """Those asked for."""
     log_probability: Tensor
-    """float32 (N, L), of the labels asked for."""
+    """float32 (N, L), of these labels."""
     likeliest: Tensor
     """int64 (N, 2): the two likeliest labels, likeliest first."""
     models: BlindModels
     """They judge other samples as well."""
+
+    def fit(self, label: int) -> NDArray[np.float64]:
+        """Return the log-probability of one of the labels for each sample, (N,)."""
+        column: NDArray[np.float64] = self.log_probability[:, self.labels.index(label)].double().cpu().numpy()
+        return column
 
 
 def blind_fits(
@@ -137,4 +146,4 @@ def blind_fits(
 
     judges = side_by_side(judge, (halves, halves[::-1]), device=samples.device, progress=progress or Silent())
     models = tuple(model for model in judges if model is not None)
-    return BlindFits(log_probability, likeliest, BlindModels(painting, models, samples.n_classes))
+    return BlindFits(tuple(labels), log_probability, likeliest, BlindModels(painting, models, samples.n_classes))

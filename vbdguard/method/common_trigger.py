@@ -20,7 +20,7 @@ from torch import Tensor
 from vbdguard.method.contrast import natural_covariance
 from vbdguard.method.evidence import evidence_maps
 from vbdguard.method.level import Level
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.window import Window, window_at
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ _ALIKE = 0.7
 _FAINT_PART = 0.25
 _TEMPLATES = 4
 """Different triggers that are looked for, at most."""
-_FEWEST_SHARING = 2
+_FEWEST_SAMPLED = 2
 """Classes that show a trigger already, from which on single samples of all are asked for it."""
 MANY_CLASSES = 10
 """Classes that show a template, from which on it is there beyond doubt, and any class may carry it."""
@@ -64,11 +64,10 @@ class Template:
             gain: log-likelihood (nats) that it explains.
             label: the class that shows it.
         """
-        mask, pattern = planted.trigger.mask.cpu(), planted.trigger.pattern.permute(1, 2, 0).cpu().double()
-        shift = planted.blend_factor * (pattern - background.cpu()) * mask[..., None]
-        rows, columns = (mask.any(axis).nonzero().squeeze(1) for axis in (1, 0))
-        box = shift[int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
-        return cls(box.numpy(), carriers, gain, frozenset({label}))
+        top, left, height, width = planted.trigger.bbox
+        shift = planted.shift(background.permute(2, 0, 1)).permute(1, 2, 0)
+        box = shift[top : top + height, left : left + width].double().cpu().numpy()
+        return cls(box, carriers, gain, frozenset({label}))
 
     def cropped(self) -> Template:
         """Return the part that is clearly there: a mean has little left of what single estimates added."""
@@ -173,8 +172,9 @@ def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int,
 
 def likely_corners(template: Template, level: Level, most: int) -> list[list[tuple[int, int]]]:
     """Return where each class is likeliest to carry a template, however unlikely: so many of its top left corners."""
-    ((scores, *_),) = _maps([template], level)
-    return [_peaks(of_class, most, side=_FINE_PEAK, least=-math.inf) for of_class in scores]
+    (maps,) = _maps([template], level)
+    together = torch.stack(maps).sum(0) / len(maps) ** 0.5
+    return [_peaks(of_class, most, side=_FINE_PEAK, least=-math.inf) for of_class in together]
 
 
 def _maps(templates: Sequence[Template], level: Level) -> list[list[Tensor]]:
@@ -186,12 +186,12 @@ def _maps(templates: Sequence[Template], level: Level) -> list[list[Tensor]]:
         return []
     contrasts = level.means.against_others()
     natural = natural_covariance(contrasts, level.side, level.natural_share)
-    shared = [template for template in templates if len(template.labels) >= _FEWEST_SHARING]
+    shared = [template for template in templates if len(template.labels) >= _FEWEST_SAMPLED]
     evidence = iter(evidence_maps(level.samples, [template.shift for template in shared]))
     maps = []
     for template in templates:
         by_corner = [template_scores(template, contrasts, natural, level.side)]
-        if len(template.labels) >= _FEWEST_SHARING:
+        if len(template.labels) >= _FEWEST_SAMPLED:
             (height, width), (rows, columns) = template.shift.shape[:2], by_corner[0].shape[1:]
             by_corner.append(next(evidence)[:, height // 2 :, width // 2 :][:, :rows, :columns])
         if len(template.labels) >= MANY_CLASSES:

@@ -97,8 +97,11 @@ class ClassMeans:
         As smooth as the means are, so that faint details stand out. What one class bears echoes in the others, weaker
         and with the other sign (see `find_places`). Classes without samples get zeros.
         """
-        contrasts = torch.stack([mean - self.without(label) for label, mean in enumerate(self.means)])
-        return self._of_classes_with_samples(contrasts)
+        counts = self.counts.double().view(-1, 1, 1, 1)
+        sums = counts * self.means
+        beside = counts.sum() - counts
+        others = torch.where(beside > 0, (sums.sum(0) - sums) / beside.clamp_min(1), self.means)
+        return self._of_classes_with_samples(self.means - others)
 
     def against_median(self) -> Tensor:
         """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
@@ -134,7 +137,7 @@ class UsualContrasts:
         """Learn from all windows but the least ordinary.
 
         Args:
-            contrasts: float64 (K, H, W, C), from `class_contrasts`.
+            contrasts: float64 (K, H, W, C), from `ClassMeans`.
             config: settings of stage 2.
         """
         compared = _some(contrasts.shape[1] * contrasts.shape[2], _MOST_COMPARED // len(contrasts)).to(contrasts.device)

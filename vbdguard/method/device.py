@@ -58,18 +58,27 @@ def activation_dtype(device: torch.device) -> torch.dtype:
 @contextlib.contextmanager
 def usual_torch() -> Iterator[None]:
     """Compute with torch's own defaults and the same algorithms each time, whatever a training script has set."""
-    before = torch.get_default_dtype()
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    is_strict = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    # It refuses what it cannot promise on every device, such as the gradient of adaptive pooling on CUDA.
+    torch.use_deterministic_algorithms(False)
     try:
         with (
             torch.device("cpu"),
             torch.inference_mode(False),
             torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
             yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(is_strict, warn_only=only_warns)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,18 @@
 """Stages 1 to 6 of preset `default`: it looks at the samples before it trains anything.
 
     suspects      classes whose mean differs from all others' as no natural class does, and where
-                                                                        contrast, level
+                                                                        contrast, rare_detail, level
     trigger       which samples carry something there, and what; who else carries the same
                                                                         mixture, suspect_triggers
                                                                         repeated_pattern, common_trigger, evidence,
-                                                                        trigger_search
+                                                                        trigger_search, extent
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
-                                                                        blind_models, label_check, strangers
+                                                                        blind_models, content_model, label_check
+                                                                        strangers, cross_section, kin_judgement
     detector      a classifier of stamped and clean windows for each    all_detectors, kin_reading, moves,
                                                                         window_detector
-    attack_check  do those that it flags belong there?                  strangers
-    flagging      trigger and content together judge each sample        unseen
+    attack_check  do those that it flags belong there?                  strangers, kin_judgement
+    flagging      trigger and content together judge each sample        judgement, sharp_trigger
 
 The class means and the last stage look at all samples, the others at a bounded number of each class (`population`).
 
@@ -31,15 +32,16 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.all_detectors import train_detectors
 from vbdguard.method.contrast import ClassMeans
 from vbdguard.method.detection import Artefact, ClassFinding, Detection, StageClock
-from vbdguard.method.label_check import Membership
+from vbdguard.method.judgement import judge_fitted, judge_unseen
+from vbdguard.method.kin_judgement import Judged, together
 from vbdguard.method.level import image_levels
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
-from vbdguard.method.samples import Samples
-from vbdguard.method.strangers import Blind, find_strangers, memberships, together
+from vbdguard.method.samples import Samples, evenly
+from vbdguard.method.sharp_trigger import ENOUGH_TO_SHARPEN, Usual, pixel_spread, sharpen_trigger
+from vbdguard.method.strangers import find_strangers, memberships
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.suspect_triggers import LOOKS, find_suspect_triggers
-from vbdguard.method.trigger import ENOUGH_TO_SHARPEN, SharpTrigger, Usual, pixel_spread, sharpen_trigger
-from vbdguard.method.unseen import Judgement, judge_unseen
 
 
 def detect_direct(population: Population, config: DirectMethodConfig, *, seed: int, clock: StageClock) -> Detection:
@@ -54,48 +56,32 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         suspects = find_suspect_triggers(samples, levels, config, seed, listener)
     with clock("ensemble") as listener:
         found = find_strangers(samples, suspects, config, seed, listener)
-        blind = found.blind
     with clock("detector", len(found.strangers)) as listener:
         sharper = train_detectors(samples, found.strangers, config, seed, listener)
     with clock("attack_check"):
-        judged = together(
-            memberships(samples, sharper, [], blind, config, chances=len(sharper)), config, chances=len(sharper)
-        )
+        alone = memberships(samples, sharper, [], config, among=sharper)
+        judged = together(alone, config, chances=len(sharper))
         accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
-        fitted = _judge(samples, accused, blind)
+        fitted = judge_fitted(samples, accused)
         sharp = _sharp_triggers(fitted.posterior > config.detector.threshold, samples, levels[0].means, accused)
         shown = [(suspect, fit) for suspect, fit in accused if suspect.label in sharp]
-        judgement = judge_unseen(population, drawn, fitted, shown, blind)
+        judgement = judge_unseen(population, drawn, fitted, shown)
         is_flagged = judgement.posterior > config.detector.threshold
         findings = _findings(population, accused, sharp, found.artefacts)
         suggested = torch.where(is_flagged, judgement.suggested, -1)
     return Detection(findings, is_flagged, judgement.posterior, suggested, clock.seconds)
 
 
-def _judge(samples: Samples, accused: list[tuple[Suspect, Membership]], blind: Blind) -> Judgement:
-    """Return what trigger and content say of each sample of the fit.
-
-    They are seen by different models in different pixels, so their log-odds add up.
-    """
-    posterior = torch.zeros(len(samples), device=samples.device)
-    for suspect, fit in accused:
-        of_members = blind.fits[suspect.label][suspect.members.cpu().numpy()]
-        content = torch.from_numpy(fit.content(of_members)).float().to(samples.device)
-        posterior[suspect.members] = torch.maximum(posterior[suspect.members], (suspect.logits - content).sigmoid())
-    first, second = blind.likeliest.unbind(1)
-    return Judgement(posterior, torch.where(first == samples.labels, second, first))
-
-
 def _sharp_triggers(
-    is_flagged: Tensor, samples: Samples, means: ClassMeans, accused: list[tuple[Suspect, Membership]]
-) -> dict[int, SharpTrigger]:
+    is_flagged: Tensor, samples: Samples, means: ClassMeans, accused: Judged
+) -> dict[int, PlantedTrigger]:
     """Return the trigger of each class with flagged samples, as those samples show it; the strongest where several."""
-    sharp: dict[int, SharpTrigger] = {}
+    sharp: dict[int, PlantedTrigger] = {}
     if not accused:
         return sharp
     kept = (~is_flagged).nonzero().squeeze(1)
-    some = kept[:: max(1, -(-len(kept) // ENOUGH_TO_SHARPEN))]
+    some = evenly(kept, ENOUGH_TO_SHARPEN)
     spread = torch.ones(samples.image_shape[:2], device=samples.device)
     if len(some):
         spread = pixel_spread(samples.images[some]).clamp_min(1.0)
@@ -103,7 +89,7 @@ def _sharp_triggers(
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
             usual = Usual(means.without(suspect.label), spread)
-            rough = SharpTrigger(suspect.trigger, suspect.planted.blend_factor)
+            rough = PlantedTrigger(suspect.trigger, suspect.planted.blend_factor)
             varies = usual.varies_in(rough.trigger.mask)
             sharp[suspect.label] = sharpen_trigger(rough, samples.images[flagged], usual) if varies else rough
     return dict(sorted(sharp.items()))
@@ -111,8 +97,8 @@ def _sharp_triggers(
 
 def _findings(
     population: Population,
-    accused: list[tuple[Suspect, Membership]],
-    sharp: Mapping[int, SharpTrigger],
+    accused: Judged,
+    sharp: Mapping[int, PlantedTrigger],
     artefacts: list[Suspect],
 ) -> tuple[ClassFinding, ...]:
     """Return what is to be said of each class."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbdguard.method.samples import Samples
+from vbdguard.method.samples import PIXEL_NOISE, Samples, evenly
 from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.side_by_side import side_by_side
 
@@ -31,7 +31,6 @@ _PER_CLASS = 1000
 """Samples of a class that are asked, at most; where there are more, class means tell enough."""
 _WINDOWS, _IMAGES = 16, 1500
 """Windows from so many images each that say how windows vary."""
-_PIXEL_NOISE = 4.0
 _CHUNK = 128
 _TEXTURE, _NEIGHBOURHOOD = 7, 4
 """Pixels around a place in which a class's texture is the same, and in which the classes differ alike."""
@@ -66,8 +65,7 @@ def evidence_maps(samples: Samples, shifts: Sequence[Floats]) -> Tensor:
     filters = _filters(samples, shifts)
 
     def of_class(label: int) -> Tensor:
-        own = samples.members(label)
-        own = own[:: max(1, -(-len(own) // _PER_CLASS))]
+        own = evenly(samples.members(label), _PER_CLASS)
         total = torch.zeros(len(filters), height, width, dtype=torch.float64, device=samples.device)
         for chunk in own.split(_CHUNK):
             for scores, found, log_likelihood in zip(
@@ -110,7 +108,7 @@ def _filters(samples: Samples, shifts: Sequence[Floats]) -> list[_Filter]:
     height, width, channels = samples.image_shape
     side = min(_SIDE, height, width)
     side -= 1 - side % 2
-    images = samples.images[:: max(1, -(-len(samples) // _IMAGES))]
+    images = evenly(samples.images, _IMAGES)
     covariance = _covariance(images, side)
     filters = []
     for shift in shifts:
@@ -150,7 +148,7 @@ def _covariance(images: Tensor, side: int) -> Tensor:
     seen = torch.cat(windows)
     seen -= seen.mean(0)
     covariance = (seen.T @ seen / len(seen)).double()
-    covariance.diagonal().add_(_PIXEL_NOISE)
+    covariance.diagonal().add_(PIXEL_NOISE)
     return covariance
 
 

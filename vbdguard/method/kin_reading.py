@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.method.common_trigger import Template, best_offset
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.planted import PlantedTrigger, lowest_blend_factor
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
 
@@ -27,16 +27,13 @@ _LOOKS = 2
 """How often it is asked who shows the same."""
 _MASK_VOTES = 0.5
 """Part of the most votes, one for each carrier, from which on a pixel belongs to the trigger."""
-_DARKEST_ROOM = 5.0
-"""Grey levels that are left to a pattern at least, where the background is black or white."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
     """What one class shows, moved to where the clearest class has its trigger."""
 
-    trigger: TriggerCandidate
-    blend_factor: float
+    planted: PlantedTrigger
     background: Tensor
     """float32 (C, H, W): what it was pasted on."""
     carriers: float
@@ -51,7 +48,7 @@ def common_reading(kin: Sequence[Suspect]) -> list[PlantedTrigger | None]:
         kin: suspects of images of the same size, one at least.
     """
     first = _typical(kin)
-    model, background = first.planted, _background(first)
+    model, background = first.planted, first.background
     # What one shows has noise of its own; what all that are like it show has little, and more are like that.
     for _ in range(_LOOKS):
         shown = [_shown(suspect, model, background) for suspect in kin]
@@ -64,7 +61,7 @@ def common_reading(kin: Sequence[Suspect]) -> list[PlantedTrigger | None]:
 def _typical(kin: Sequence[Suspect]) -> Suspect:
     """Return the clearest suspect that most others are like, or the one that more are like than any other."""
     by_gain = sorted(kin, key=lambda suspect: -suspect.gain)
-    shifts = [_shift(suspect.planted, _background(suspect)) for suspect in by_gain]
+    shifts = [_shift(suspect.planted, suspect.background) for suspect in by_gain]
     followers: list[int] = []
     for shift in shifts:
         followers.append(sum(best_offset(other, shift) is not None for other in shifts))
@@ -75,19 +72,18 @@ def _typical(kin: Sequence[Suspect]) -> Suspect:
 
 def _shown(suspect: Suspect, model: PlantedTrigger, model_background: Tensor) -> _Shown | None:
     """Return what a suspect shows where a model of the trigger lies, None if it is not alike."""
-    offset = best_offset(_shift(suspect.planted, _background(suspect)), _shift(model, model_background))
+    offset = best_offset(_shift(suspect.planted, suspect.background), _shift(model, model_background))
     if offset is None:
         return None
     trigger = suspect.planted.trigger
     (top, left), (to_top, to_left) = trigger.bbox[:2], model.trigger.bbox[:2]
     down, right = to_top - top + offset[0], to_left - left + offset[1]
-    background = _background(suspect).permute(2, 0, 1).float()
+    background = suspect.background.permute(2, 0, 1).float()
     mean = TriggerCandidate(torch.ones_like(trigger.mask), background.to(trigger.pattern.device))
     return _Shown(
-        trigger.moved(down, right),
-        suspect.planted.blend_factor,
+        PlantedTrigger(trigger.moved(down, right), suspect.planted.blend_factor),
         mean.moved(down, right).pattern,
-        _carriers(suspect),
+        suspect.carriers,
         (-down, -right),
     )
 
@@ -98,16 +94,14 @@ def _average(shown: Sequence[_Shown]) -> PlantedTrigger:
     What it does to the mean is averaged: single classes part that into pattern and blend factor as chance has it.
     """
     weights = torch.tensor([one.carriers for one in shown])
-    weights = (weights / weights.sum()).to(shown[0].trigger.mask.device)
-    votes = sum(weight * one.trigger.mask for weight, one in zip(weights, shown, strict=True))
+    weights = (weights / weights.sum()).to(shown[0].planted.trigger.mask.device)
+    votes = sum(weight * one.planted.trigger.mask for weight, one in zip(weights, shown, strict=True))
     mask = votes >= _MASK_VOTES * votes.max()
-    shifts = [one.blend_factor * (one.trigger.pattern - one.background) * one.trigger.mask for one in shown]
+    shifts = [one.planted.shift(one.background) for one in shown]
     shift = torch.einsum("i,ichw->chw", weights, torch.stack(shifts))
     background = torch.einsum("i,ichw->chw", weights, torch.stack([one.background for one in shown]))
-    # No pattern is darker than 0 or brighter than 255.
-    up, down = (room.clamp_min(_DARKEST_ROOM) for room in (255 - background, background))
-    needed = float(torch.maximum(shift / up, -shift / down)[:, mask].max())
-    likely = float(torch.tensor([one.blend_factor for one in shown]).median())
+    needed = lowest_blend_factor(*(image[:, mask].cpu().numpy() for image in (shift, background)))
+    likely = float(torch.tensor([one.planted.blend_factor for one in shown]).median())
     blend_factor = min(1.0, max(needed, likely))
     pattern = (background + shift / blend_factor).clamp(0, 255) * mask
     return PlantedTrigger(TriggerCandidate(mask, pattern), blend_factor)
@@ -116,11 +110,3 @@ def _average(shown: Sequence[_Shown]) -> PlantedTrigger:
 def _shift(planted: PlantedTrigger, background: Tensor) -> NDArray[np.float64]:
     """Return how far a trigger moves the pixels of its box, (h, w, C)."""
     return Template.of(planted, background, carriers=1.0, gain=0.0, label=0).shift
-
-
-def _background(suspect: Suspect) -> Tensor:
-    return suspect.level.means.without(suspect.label)
-
-
-def _carriers(suspect: Suspect) -> float:
-    return float(suspect.logits.sigmoid().sum())

@@ -102,7 +102,7 @@ def membership(
     """Return whether flagged samples belong to the class that they are labelled as.
 
     Args:
-        fit: (N,), a column of `blind_fits`.
+        fit: (N,), log-probabilities of the class's label, of `BlindFits.fit`.
         bears_label: bool (N,), the samples of the class.
         is_flagged: bool (N,), those of them that carry one trigger; at least one.
         is_kept: bool (N,), samples of any class that no trigger flags.

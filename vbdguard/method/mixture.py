@@ -20,7 +20,9 @@ from torch import Tensor
 from vbdguard.config import MixtureConfig
 from vbdguard.method.evidence import SHARE_OF_CARRIERS
 from vbdguard.method.mixture_trace import HalfTrace, MixtureTrace
+from vbdguard.method.planted import PlantedTrigger, lowest_blend_factor
 from vbdguard.method.rare_detail import RareDetail
+from vbdguard.method.samples import PIXEL_NOISE
 from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
@@ -31,8 +33,6 @@ _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SMALLEST_SHIFT = 0.7
 _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
 _SHARE_STEPS = 30
-_PIXEL_NOISE = 4.0
-"""Variance, in squared grey levels, that rounding and compression add to any window."""
 _LEAST_SCALE = 0.1
 """Part of the standard deviation that the robust one counts as, at least; in photographs it is half of it or more."""
 _OPAQUE, _PARTLY = 0.3, 0.6
@@ -44,29 +44,7 @@ _FAINTEST = 0.02
 _CLEARLY_WORSE = 0.7
 _CLEAR_PART = 0.25
 """Part of the strongest pixel's shift from which on a pixel belongs to a trigger that is known."""
-_SAME_PIXELS, _SAME_BLEND, _SAME_LEVELS = 0.9, 0.15, 20.0
-"""Share of pixels, part of the blend factor and grey levels up to which two readings of a trigger count as one: well
-within what a detector is trained to bear."""
 _FEWEST_FOR_FILTER, _FEWEST_FOR_REST = 10.0, 50.0
-
-
-@dataclass(frozen=True, slots=True)
-class PlantedTrigger:
-    """A trigger as the samples that seem to carry it show it."""
-
-    trigger: TriggerCandidate
-    blend_factor: float
-    """In (0, 1]."""
-
-    def shows_the_same_as(self, other: PlantedTrigger) -> bool:
-        """Return whether a detector of the one would learn nothing new from the other."""
-        mine, theirs = self.trigger.mask, other.trigger.mask
-        both = mine & theirs
-        if int(both.sum()) < _SAME_PIXELS * int((mine | theirs).sum()):
-            return False
-        change = (self.trigger.pattern - other.trigger.pattern)[:, both].abs().mean()
-        slack = _SAME_BLEND * max(self.blend_factor, other.blend_factor)
-        return abs(self.blend_factor - other.blend_factor) <= slack and float(change) <= _SAME_LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +96,8 @@ def known_mixture(view: View, shift: Floats) -> Mixture:
     strength = np.linalg.norm(shift, axis=2)
     mask = strength > _CLEAR_PART * strength.max()
     shift = shift * mask[..., None]
-    shape = _Shape(mask, shift, max(_needed(shift, mask, view.background), _FAINTEST), is_opaque=False)
+    blend_factor = float(np.clip(lowest_blend_factor(shift[mask], view.background[mask]), _FAINTEST, 1))
+    shape = _Shape(mask, shift, blend_factor, is_opaque=False)
     found = _filter(view, shift.reshape(-1), 1.0)
     halves = [_half(view, found, judged, _stamped(view, found, shape)) for judged in view.folds]
     fit = _Fit(shape, *_posterior(halves, SHARE_OF_CARRIERS, len(view.own)), halves)
@@ -160,14 +139,14 @@ class View:
             own: int64 (n,), indices of the class's samples.
             others: int64 (m,), indices of samples of other classes.
             usual: float (H, W, C), mean image of all samples of other classes.
-            natural: float64 (D, D), from `NaturalVariation`, for the size of the window.
+            natural: float64 (D, D), from `natural_covariance`, for the size of the window.
             window: where to look.
         """
         base = window.cut(images, others).flatten(1).float()
         mean = window.of_image(usual).flatten().float()
         base -= mean
         covariance = _numbers(base.T @ base / len(base))
-        covariance[np.diag_indices_from(covariance)] += _PIXEL_NOISE
+        covariance[np.diag_indices_from(covariance)] += PIXEL_NOISE
         first = (torch.arange(len(own), device=own.device) % 2).float()
         return cls(
             own=window.cut(images, own).flatten(1).float() - mean,
@@ -427,7 +406,7 @@ def _look(view: View, weights: Tensor, among: Tensor | None = None) -> _Seen:
     shown = carried @ view.own / carried.sum()
     variance = view.covariance.diagonal()
     spread = _numbers(carried @ (view.own - shown).square() / carried.sum()) / variance
-    spread = np.where(variance < 2 * _PIXEL_NOISE, 1.0, spread)  # a constant background cannot vary less than it does
+    spread = np.where(variance < 2 * PIXEL_NOISE, 1.0, spread)  # a constant background cannot vary less than it does
     shown_image = _numbers(shown).reshape(view.background.shape)
     contrast = shown_image
     if float(rest.sum()) > _FEWEST_FOR_REST:
@@ -454,17 +433,9 @@ def _shape_of(seen: _Seen, background: Floats, *, may_hide: bool) -> _Shape:
         thinned = seen.remaining <= (lowest + float(np.median(seen.remaining))) / 2
         mask = thinned if is_opaque else mask | thinned
     shift = _shift(seen, mask, is_opaque=is_opaque)
-    needed = _needed(shift, mask, background)
+    needed = lowest_blend_factor(shift[mask], background[mask])
     blend_factor = float(np.clip(max(needed, _thinning(seen.remaining, mask)), _FAINTEST, 1))
     return _Shape(mask, shift, blend_factor, is_opaque)
-
-
-def _needed(shift: Floats, mask: NDArray[np.bool_], background: Floats) -> float:
-    """Return the lowest blend factor that a shift (h, w, C) can have.
-
-    No pattern is darker than 0 or brighter than 255, so the mean cannot move further than a (255 - mean) or a mean.
-    """
-    return float(np.maximum(shift / np.maximum(255 - background, 5), -shift / np.maximum(background, 5))[mask].max())
 
 
 def _thinning(remaining: Floats, mask: NDArray[np.bool_]) -> float:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbdguard.method.mixture import PlantedTrigger, View, planted_trigger
+from vbdguard.method.mixture import View, planted_trigger
+from vbdguard.method.planted import PlantedTrigger
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""The optimisers of stages 1 and 5: torch's own update rules without torch's optimiser classes.
+"""The optimisers of all stages that learn: torch's own update rules without torch's optimiser classes.
 
 The classes load torch's compiler when the first of them is made: 150 MB of memory and two seconds, of a scan that takes
 a minute and compiles nothing. The rules themselves do not, and what they compute is the same to the last bit.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vbdguard.method.samples import evenly
+
 _NEIGHBOURS = 8
 _LARGEST = 255 * _NEIGHBOURS
 _ENOUGH, _CHUNK = 2000, 256
@@ -30,7 +32,7 @@ class RareDetail:
     def among(cls, images: Tensor, share: float) -> RareDetail:
         """Return what only a share of the values of uint8 (N, H, W, C) images exceeds, told from some of them."""
         counts = torch.zeros(_LARGEST + 1, dtype=torch.int64, device=images.device)
-        for some in images[:: -(-len(images) // _ENOUGH)].split(_CHUNK):
+        for some in evenly(images, _ENOUGH).split(_CHUNK):
             counts += _detail(some).abs().flatten().long().bincount(minlength=len(counts))
         beyond = counts.sum() - counts.cumsum(0)
         return cls(int((beyond > share * counts.sum()).sum()))

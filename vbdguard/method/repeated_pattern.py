@@ -18,6 +18,7 @@ from torch import Tensor
 from vbdguard.method.common_trigger import Template
 from vbdguard.method.contrast import natural_covariance
 from vbdguard.method.evidence import SHARE_OF_CARRIERS
+from vbdguard.method.samples import evenly
 
 _FEWEST_CLASSES, _MOST_CLASSES = 20, 200
 """Classes from which on an average of half of them says something, and how many are compared at most."""
@@ -160,8 +161,7 @@ def repeated_patterns(contrasts: Tensor, counts: Tensor, side: int, natural_shar
         side: of the windows, cut to the image.
         natural_share: share of the windows, the smoothest, that is natural for sure.
     """
-    present = (counts > 0).nonzero().squeeze(1)
-    present = present[:: max(1, -(-len(present) // _MOST_CLASSES))]
+    present = evenly((counts > 0).nonzero().squeeze(1), _MOST_CLASSES)
     if len(present) < _FEWEST_CLASSES:
         return []
     windows = _Windows.of(contrasts[present], side, natural_share)

@@ -14,6 +14,8 @@ _SHORTEST_SIDE = 6
 """Pixels that no copy of an image goes below: two 3 x 3 convolutions and a pool need them."""
 PIXEL_CENTRE = 128
 """Models see pixel - 128: small whole numbers, which bfloat16 still holds exactly."""
+PIXEL_NOISE = 4.0
+"""Variance, in squared grey levels, that rounding and compression add to any window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,11 @@ def other_samples(samples: Samples, label: int, most: int, seed: int) -> Tensor:
     others = (samples.labels != label).nonzero().squeeze(1)
     drawn = torch.randperm(len(others), generator=generator)[:most].sort().values
     return others[drawn.to(others.device)]
+
+
+def evenly(items: Tensor, most: int) -> Tensor:
+    """Return `most` of the items, evenly spread over them, in their order; all where there are no more."""
+    n = len(items)
+    if n <= most:
+        return items
+    return items[torch.arange(most, device=items.device) * n // most]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from vbdguard.method.net import uniform_parameter
+from vbdguard.method.net import NormalisedConvolutions
 from vbdguard.method.samples import PIXEL_CENTRE
 
 _EPS = 1e-5
@@ -68,7 +68,7 @@ def _inner_patch(side: int, channels: int, top: int, left: int, device: torch.de
     return index[top : top + 3, left : left + 3].permute(2, 0, 1).flatten()
 
 
-class SimpleModel(nn.Module):
+class SimpleModel(NormalisedConvolutions):
     """A stack of blocks and a linear layer on centred pixels.
 
     Args:
@@ -95,22 +95,11 @@ class SimpleModel(nn.Module):
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
-        self.dtype = dtype
         height, width, channels = image_shape
-        sizes = (channels, *filters)
-        self.weights = nn.ParameterList(
-            uniform_parameter((size, sizes[i], 3, 3), 9 * sizes[i], generator) for i, size in enumerate(filters)
-        )
-        self.gains = nn.ParameterList(nn.Parameter(torch.ones(size)) for size in filters)
-        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in filters)
-        for i, size in enumerate(filters):
-            self.register_buffer(f"running_mean{i}", torch.zeros(size))
-            self.register_buffer(f"running_var{i}", torch.ones(size))
         lost = 2 * len(filters)
         features = filters[-1] * ((height - lost) // 2) * ((width - lost) // 2)
-        self.head_weight = uniform_parameter((n_classes, features), features, generator)
-        self.head_bias = uniform_parameter((n_classes,), features, generator)
+        super().__init__(filters, channels, features, n_classes, generator)
+        self.dtype = dtype
         self.register_buffer("pixel_mean", pixel_mean.clone())
         self.register_buffer("pixel_std", pixel_std.clone())
 
@@ -146,12 +135,12 @@ class SimpleModel(nn.Module):
             var = ((flat @ moments.covariance) * flat).sum(1).clamp_min(0)
             self._track(0, mean, var, moments.count)
         else:
-            mean, var = self.get_buffer("running_mean0"), self.get_buffer("running_var0")
+            mean, var = self.statistics(0)
         scale = self.gains[0] * (var + _EPS).rsqrt()
         return weight * scale.view(-1, 1, 1, 1), self.shifts[0] + (constant - mean) * scale
 
     def _block(self, i: int, x: Tensor) -> Tensor:
-        mean, var = self.get_buffer(f"running_mean{i}"), self.get_buffer(f"running_var{i}")
+        mean, var = self.statistics(i)
         if self.training:
             y = self._convolve(x, self.weights[i])
             return F.batch_norm(y, mean, var, self.gains[i], self.shifts[i], True, _MOMENTUM, _EPS)
@@ -161,5 +150,6 @@ class SimpleModel(nn.Module):
     @torch.no_grad()
     def _track(self, i: int, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics as `torch.nn.BatchNorm2d` does (unbiased variance)."""
-        self.get_buffer(f"running_mean{i}").lerp_(mean, _MOMENTUM)
-        self.get_buffer(f"running_var{i}").lerp_(var * (count / max(1, count - 1)), _MOMENTUM)
+        running_mean, running_var = self.statistics(i)
+        running_mean.lerp_(mean, _MOMENTUM)
+        running_var.lerp_(var * (count / max(1, count - 1)), _MOMENTUM)

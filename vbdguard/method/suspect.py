@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.blind_models import BlindFits
 from vbdguard.method.level import Level
-from vbdguard.method.mixture import PlantedTrigger
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -57,6 +58,29 @@ class Suspect:
     """Which of the triggers that several classes may share it is, if any."""
     is_common: bool = False
     """Whether so many classes show the trigger that it was looked for as it is."""
+    blind: BlindFits | None = None
+    """What models that cannot see it make of every sample; None before stage 4."""
+
+    @property
+    def carriers(self) -> float:
+        """Expected number of samples that carry the trigger."""
+        return float(self.logits.sigmoid().sum())
+
+    @property
+    def background(self) -> Tensor:
+        """Mean of the images that it may have been pasted on, at the size of its level, float64 (H, W, C)."""
+        return self.level.means.without(self.label)
+
+    @property
+    def fits(self) -> BlindFits:
+        """What models that cannot see it make of every sample.
+
+        Raises:
+            ValueError: if stage 4 has not looked at it.
+        """
+        if self.blind is None:
+            raise ValueError(f"no model has looked at the suspect of class {self.label} yet")
+        return self.blind
 
     @property
     def purity(self) -> float:
@@ -76,7 +100,7 @@ class Suspect:
 
     def is_sharp(self, gain: float) -> bool:
         """Return whether the trigger explains at least so many nats for each sample that carries it."""
-        return self.gain >= gain * float(self.logits.sigmoid().sum())
+        return self.gain >= gain * self.carriers
 
     def flagged_among(self, n: int) -> NDArray[np.bool_]:
         """Return bool (n,): which of n samples carry the trigger more likely than not."""
@@ -88,6 +112,6 @@ class Suspect:
         """Return bool (n,): which of some of uint8 (N, H, W, C) images would be sure carriers if they carried it."""
         sure = []
         for chunk in torch.from_numpy(indices).to(images.device).split(_CHUNK):
-            stamped = self.trigger.paste(images[chunk], self.planted.blend_factor)
+            stamped = self.level.seen(self.trigger.paste(images[chunk], self.planted.blend_factor))
             sure.append(self.trace.logits(stamped, torch.arange(len(chunk), device=images.device)) > log_odds)
         return torch.cat(sure).cpu().numpy() if sure else np.zeros(0, dtype=np.bool_)

@@ -14,6 +14,7 @@ from torch import Tensor
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.common_trigger import MANY_CLASSES, Expected, Template, common_templates, expected_elsewhere
 from vbdguard.method.extent import with_extent
+from vbdguard.method.kin_reading import FEWEST_KIN
 from vbdguard.method.level import Level
 from vbdguard.method.mixture import Mixture, fit_mixture, known_mixture
 from vbdguard.method.rare_detail import RareDetail
@@ -34,9 +35,8 @@ _NEWS = 0.5
 _WIDE_GAIN = 1000.0
 """The same in all where a trigger is wide. Its carriers are kept from the models, unless it is opaque, and natural
 samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
-_COMMON_GAIN, _FEWEST_SHARING = 200.0, 3
-"""Log-likelihood (nats) from which on a trigger is looked for in all classes, and how many of them must then show it to
-be worth a second look."""
+_COMMON_GAIN = 200.0
+"""Log-likelihood (nats), of all classes that show it, from which on a trigger is looked for in all others."""
 _FEWEST_SEARCHED = 5
 """Classes that must show a trigger, and half of all up to `MANY_CLASSES`, for a detector to look for it: natural
 patterns of ten classes are shown by two at most."""
@@ -71,7 +71,7 @@ def find_suspect_triggers(
     templates = _shared_templates(by_class, repeated)
     by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed, progress)
     # What the first look found shows a trigger that classes share better to a second.
-    shared = [template for template in _shared_templates(by_class, repeated) if len(template.labels) >= _FEWEST_SHARING]
+    shared = [template for template in _shared_templates(by_class, repeated) if len(template.labels) >= FEWEST_KIN]
     if shared:
         by_class = _with_those_elsewhere(samples, levels[0], by_class, shared, config, seed, progress)
         templates = _shared_templates(by_class, repeated)
@@ -172,9 +172,7 @@ def _repeated(level: Level, config: DirectMethodConfig) -> list[Template]:
 
 
 def _template(suspect: Suspect) -> Template:
-    background = suspect.level.means.without(suspect.label)
-    carriers = float(suspect.logits.sigmoid().sum())
-    return Template.of(suspect.planted, background, carriers, suspect.gain, suspect.label)
+    return Template.of(suspect.planted, suspect.background, suspect.carriers, suspect.gain, suspect.label)
 
 
 def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from torch import Tensor
-
-ENOUGH_TO_SHARPEN = 2000
-"""More samples than this do not make a trigger sharper."""
-_MAX_REMAINING = 0.85
-_SPREAD_NOISE = 6.0
-"""Five standard errors of an interquartile range, times the root of the number of samples, as a share of it. By chance
-the narrowest of a thousand pixels lies three and a half below the others."""
-_ENOUGH_FOR_BLEND = 1000
-"""Samples whose spread tells the blend factor of a faint trigger better than stage 3 does."""
-_MIN_ALPHA = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +51,6 @@ class TriggerCandidate:
         return patched
 
 
-@dataclass(frozen=True, slots=True)
-class SharpTrigger:
-    """A trigger as many poisoned samples show it."""
-
-    trigger: TriggerCandidate
-    blend_factor: float
-    """In (0, 1]."""
-
-
 def extract_trigger(images: Tensor, mean_gradient: Tensor) -> TriggerCandidate | None:
     """Return the candidate trigger of likely poisoned images, or None where its mask is empty (Algorithm 2).
 
@@ -112,59 +92,6 @@ def variance_image(x: Tensor) -> Tensor:
     if len(x) < 2:
         raise ValueError(f"expected at least 2 samples for a variance, got {len(x)}")
     return torch.stack([_min_max(channel) for channel in x.var(0, correction=0)]).mean(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """How pixels look that nothing was pasted on."""
-
-    mean: Tensor
-    """float (H, W, C)."""
-    spread: Tensor
-    """float32 (H, W), at least 1, from `pixel_spread`."""
-
-    def varies_in(self, mask: Tensor) -> bool:
-        """Return whether most pixels of a mask differ between images; where none do, their spread tells nothing."""
-        return bool((self.spread[mask] > 1).float().mean() > 0.5)
-
-
-def sharpen_trigger(rough: SharpTrigger, flagged: Tensor, usual: Usual) -> SharpTrigger:
-    """Return the trigger as the flagged samples show it (preset `default`, not in the paper).
-
-    Pasting with blend factor a leaves 1 - a of a pixel's spread, so the trigger's pixels stand out once many
-    poisoned samples are known. The pattern follows from the mean: (flagged - (1 - a) usual) / a.
-
-    Args:
-        rough: the trigger that led to the flags.
-        flagged: uint8 (n, H, W, C), the samples that carry it.
-        usual: how samples look that it may have been pasted on.
-
-    Returns:
-        The trigger, sharper where the spread parts two kinds of pixels, beyond what so few samples do by chance.
-    """
-    flagged = flagged[:ENOUGH_TO_SHARPEN]
-    remaining = torch.where(usual.spread > 1, pixel_spread(flagged) / usual.spread, 1.0)
-    mask, lost = rough.trigger.mask, 1 - float(remaining.min())
-    is_told = lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5)
-    if is_told:
-        mask = remaining < 1 - lost / 2
-    alpha = rough.blend_factor
-    if is_told or len(flagged) >= _ENOUGH_FOR_BLEND:
-        alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
-    pattern = ((flagged.float().mean(0) - (1 - alpha) * usual.mean.float()) / alpha).clamp(0, 255)
-    return SharpTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
-
-
-def pixel_spread(images: Tensor) -> Tensor:
-    """Return the interquartile range of each pixel of uint8 (n, H, W, C), averaged over channels, float32 (H, W).
-
-    A few wrongly flagged samples do not move it, as they would move the variance.
-    """
-    ranks = len(images) // 4, len(images) * 3 // 4
-    # Ten times as fast as a sort: values of a pixel side by side in memory, and no more order than is needed.
-    parted = np.partition(np.ascontiguousarray(images.flatten(1).T.cpu().numpy()), ranks, axis=1)
-    low, high = (torch.from_numpy(parted[:, rank].astype(np.float32)) for rank in ranks)
-    return (high - low).view(images.shape[1:]).mean(-1).to(images.device)
 
 
 def _min_max(image: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.common_trigger import Template, likely_corners
 from vbdguard.method.kin_reading import common_reading
-from vbdguard.method.mixture import PlantedTrigger
 from vbdguard.method.moves import Reading
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect
@@ -45,14 +45,14 @@ def search(
         seed: of the network.
         progress: gets one step for each class.
     """
-    learning = config.detector.sharing(len(kin))
+    learning = config.detector.thorough(len(kin))
     sights = _sights(samples, kin, learning, seed)
     if not sights:
         progress.advance(samples.n_classes)
         return []
     detector = fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
     planted, level = sights[0].reading.planted, kin[0].level
-    template = Template.of(planted, level.means.without(kin[0].label), carriers=0.0, gain=0.0, label=kin[0].label)
+    template = Template.of(planted, kin[0].background, carriers=0.0, gain=0.0, label=kin[0].label)
     labels = frozenset(suspect.label for suspect in kin)
     likely = likely_corners(replace(template, labels=labels), level, _PLACES)
     top, left, height, width = planted.trigger.bbox
@@ -105,7 +105,7 @@ def _sights(samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorCo
     for suspect, planted in zip(kin, common_reading(kin), strict=True):
         if planted is None:
             continue
-        others = other_samples(samples, suspect.label, learning.others, seed)
+        others = other_samples(samples, suspect.label, learning.thorough_others, seed)
         sight = Sight(suspect.members, others, Reading(planted), beyond=True)
         if sight.window(learning).size == tuple(side + 2 * learning.margin for side in planted.trigger.bbox[2:]):
             alike.setdefault(sight.layout(learning), []).append(sight)

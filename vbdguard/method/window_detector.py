@@ -23,12 +23,11 @@ from vbdguard.config import WindowDetectorConfig
 from vbdguard.method.moves import Reading
 from vbdguard.method.net import uniform_parameter
 from vbdguard.method.optimizers import OneCycleAdamW
-from vbdguard.method.samples import Samples, centred, shuffled_batches
+from vbdguard.method.samples import PIXEL_NOISE, Samples, centred, evenly, shuffled_batches
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window, window_around
 
 _PIXEL_SCALE = 64.0
-_PIXEL_NOISE = 4.0
 _PRIOR_STEPS = 200
 _PRIOR_LIMITS = (1e-4, 0.99)
 _FILTER_SAMPLES = 6000
@@ -141,7 +140,7 @@ def fit_window_detectors(
         samples: the training set.
         sights: classes with one trigger, at a place of its own in each, of the same layout.
         config: settings of the detector.
-        generator: CPU generator for weights, dropout, batch order and blend factors.
+        generator: CPU generator for weights, batch order and blend factors.
     """
     lessons = [_lesson(samples, sight, i, len(sights), config, generator) for i, sight in enumerate(sights)]
     net = _train([lesson.taught for lesson in lessons], config, generator)
@@ -174,7 +173,7 @@ def _lesson(
         step_of = _drawn_steps(reading, len(indices), generator).to(samples.device)
         return clean, _stamped(clean, reading, window, alpha.clamp(0, 1).to(samples.device), step_of), step_of
 
-    matched = _matched_filters(*stamped_windows(sight.others[:: -(-len(sight.others) // _FILTER_SAMPLES)]))
+    matched = _matched_filters(*stamped_windows(evenly(sight.others, _FILTER_SAMPLES)))
     clean, stamped, _ = stamped_windows(sight.others[part::parts])
     return _Lesson(window, matched, (clean, stamped, matched(clean), matched(stamped)))
 
@@ -206,8 +205,8 @@ class WindowNet(nn.Module):
 
     Args:
         input_shape: height, width (6 at least) and channels of the window.
-        config: filters, hidden units and dropout.
-        generator: CPU generator of weights and dropout.
+        config: filters and hidden units.
+        generator: CPU generator of weights.
     """
 
     def __init__(
@@ -225,16 +224,11 @@ class WindowNet(nn.Module):
         self.hidden_bias = uniform_parameter((hidden,), features, generator)
         self.head = uniform_parameter((1, hidden), hidden, generator)
         self.head_bias = uniform_parameter((1,), hidden, generator)
-        self.dropout = config.dropout
-        self.generator = generator
 
     def forward(self, x: Tensor, scores: Tensor) -> Tensor:
         """Return one logit per window, (n,), for float (n, C, h, w) and the filter's (n, 2); above 0 means stamped."""
         x = F.conv2d(x, self.first, self.first_bias).relu()
         x = F.max_pool2d(F.conv2d(x, self.second, self.second_bias), 2, ceil_mode=True).relu().flatten(1)
-        if self.training and self.dropout:
-            keep = torch.rand(x.shape, generator=self.generator).to(x.device) >= self.dropout
-            x = x * (keep / (1 - self.dropout))
         x = F.linear(torch.cat([x, scores], dim=1), self.hidden, self.hidden_bias).relu()
         return F.linear(x, self.head, self.head_bias).squeeze(1)
 
@@ -250,7 +244,7 @@ def _matched_filter(clean: Tensor, stamped: Tensor, chosen: Tensor) -> MatchedFi
     shift = stamped[chosen].flatten(1).float().mean(0) - x[chosen].mean(0)
     base = x - x.mean(0)
     covariance = (base.T @ base / len(base)).double()
-    covariance.diagonal().add_(_PIXEL_NOISE)
+    covariance.diagonal().add_(PIXEL_NOISE)
     return MatchedFilter.scaled(torch.linalg.solve(covariance, shift.double()).float(), clean)
 
 

@@ -1,0 +1,93 @@
+"""What a mixture must explain at each size, and where classes are likeliest to carry a known trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from vbdguard.config import DirectMethodConfig
+from vbdguard.method.common_trigger import Expected, Template, expected_elsewhere, likely_corners
+from vbdguard.method.level import Level, image_levels
+from vbdguard.method.mixture import Mixture
+from vbdguard.method.mixture_trace import MixtureTrace
+from vbdguard.method.planted import PlantedTrigger
+from vbdguard.method.population import Population
+from vbdguard.method.samples import Samples
+from vbdguard.method.trigger import TriggerCandidate
+from vbdguard.method.window import Window
+
+SIDE, CLASSES, PER_CLASS, CARRIERS = 20, 12, 60, 12
+CONFIG = DirectMethodConfig()
+MARK = np.array([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])[..., None] * np.full(3, 45.0)
+PLACES = np.random.default_rng(2).integers(2, SIDE - 5, (CLASSES, 2))
+
+
+@pytest.fixture(scope="module")
+def levels() -> list[Level]:
+    """Textures of twelve classes, a fifth of each with a mark at the place of the class."""
+    rng = np.random.default_rng(0)
+    noise = gaussian_filter(rng.normal(size=(CLASSES * PER_CLASS, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    images = 128 + 25 * noise / noise.std() + rng.normal(0, 6, noise.shape)
+    labels = np.arange(len(images)) % CLASSES
+    for label, (top, left) in enumerate(PLACES):
+        images[np.flatnonzero(labels == label)[:CARRIERS], top : top + 3, left : left + 3] += MARK
+    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
+    return image_levels(Population.of(samples), samples, CONFIG)
+
+
+def template(n_classes: int) -> Template:
+    return Template(MARK, 10.0, 300.0, frozenset(range(n_classes)))
+
+
+def mixture(n: int, carriers: int) -> Mixture:
+    posterior = np.zeros(n)
+    posterior[:carriers] = 1.0
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    planted = PlantedTrigger(TriggerCandidate(mask, torch.ones(3, 2, 2)), 0.5)
+    trace = MixtureTrace(Window(0, 2, 0, 2), torch.zeros(12), [], 0.5)
+    return Mixture(planted, posterior, 0.1, 0.0, Window(0, 2, 0, 2), trace)
+
+
+def test_large_classes_and_coarse_images_ask_for_more(levels: list[Level]) -> None:
+    whole, coarse = levels
+    assert not whole.is_coarse
+    assert coarse.is_coarse
+    assert whole.least_gain(mixture(500, 20), CONFIG) == CONFIG.mixture.min_gain
+    assert whole.least_gain(mixture(5000, 20), CONFIG) == pytest.approx(100.0)
+    assert coarse.least_gain(mixture(500, 20), CONFIG) == 200.0
+    assert coarse.least_gain(mixture(5000, 450), CONFIG) == pytest.approx(450.0)
+
+
+@pytest.mark.parametrize("n_classes", [5, 10])
+def test_the_likeliest_corner_is_where_the_mark_lies(levels: list[Level], n_classes: int) -> None:
+    corners = likely_corners(template(n_classes), levels[0], 5)
+    assert all(1 <= len(of_class) <= 5 for of_class in corners)
+    assert sum(of_class[0] == tuple(place) for of_class, place in zip(corners, PLACES, strict=True)) >= CLASSES - 1
+
+
+def test_single_samples_have_their_say_however_many_classes_show_it(levels: list[Level]) -> None:
+    """One class alone is asked by its mean only; from two on the samples count as much."""
+    five, ten, one = (likely_corners(template(n), levels[0], 5) for n in (5, 10, 1))
+    assert five == ten
+    assert five != one
+
+
+def test_where_ten_classes_show_a_template_one_place_of_each_is_asked(levels: list[Level]) -> None:
+    many = expected_elsewhere([template(10)], levels[0])
+    assert all(len(places) == 1 for places in many.values())
+    assert all(place.is_common for places in many.values() for place in places)
+    few = expected_elsewhere([template(3)], levels[0])
+    assert not any(place.is_common for places in few.values() for place in places)
+
+
+@pytest.mark.parametrize("place", [(8, 6), (0, 0), (SIDE - 3, SIDE - 3)])
+def test_what_is_expected_lies_where_the_template_does(levels: list[Level], place: tuple[int, int]) -> None:
+    expected = Expected.of(template(1), *place, levels[0])
+    window = expected.window
+    whole = np.zeros((SIDE, SIDE, 3))
+    whole[window.top : window.bottom, window.left : window.right] = expected.shift
+    np.testing.assert_array_equal(whole[place[0] : place[0] + 3, place[1] : place[1] + 3], MARK)
+    assert np.count_nonzero(whole) == np.count_nonzero(MARK)

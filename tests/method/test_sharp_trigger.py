@@ -1,0 +1,85 @@
+"""The trigger that flagged samples show, against the one that was pasted on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vbdguard.attacks.poison import blend
+from vbdguard.attacks.triggers import Trigger, frame_trigger
+from vbdguard.method.planted import PlantedTrigger
+from vbdguard.method.sharp_trigger import Usual, pixel_spread, sharpen_trigger
+from vbdguard.method.trigger import TriggerCandidate
+
+
+def random_images(n: int, seed: int = 0, side: int = 16) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def candidate(trigger: Trigger) -> TriggerCandidate:
+    mask = torch.from_numpy(trigger.mask)
+    return TriggerCandidate(mask, torch.from_numpy(trigger.pattern).permute(2, 0, 1).float() * mask)
+
+
+def usual(images: NDArray[np.uint8]) -> Usual:
+    others = torch.from_numpy(images)
+    return Usual(others.double().mean(0), pixel_spread(others).clamp_min(1.0))
+
+
+@pytest.mark.parametrize(("blend_factor", "pattern_error"), [(1.0, 0.5), (0.5, 12), (0.2, 40)])
+def test_sharpening_recovers_mask_pattern_and_blend_factor(blend_factor: float, pattern_error: float) -> None:
+    """The error is that of a mean over 1,500 uniform pixels, 1.9 grey levels, once for each side, over the factor."""
+    trigger = frame_trigger("color_grid", (16, 16))
+    flagged = torch.from_numpy(blend(random_images(1500, 1), trigger, blend_factor))
+    blurred = torch.zeros(16, 16, dtype=torch.bool)
+    blurred[11:, 11:] = True
+    rough = TriggerCandidate(blurred, flagged.float().mean(0).permute(2, 0, 1) * blurred)
+    found = sharpen_trigger(PlantedTrigger(rough, 0.3), flagged, usual(random_images(1500, 2)))
+    sharp = found.trigger
+    np.testing.assert_array_equal(sharp.mask, trigger.mask)
+    assert found.blend_factor == pytest.approx(blend_factor, abs=0.03)
+    expected = torch.from_numpy(trigger.pattern * trigger.mask[..., None]).permute(2, 0, 1).float()
+    assert float((sharp.pattern - expected).abs().max()) < pattern_error
+    assert not sharp.pattern[:, ~sharp.mask].any()
+
+
+def test_sharpening_bears_a_few_wrong_flags() -> None:
+    trigger = frame_trigger("color_grid", (16, 16))
+    flagged = np.concatenate([blend(random_images(900, 1), trigger, 1.0), random_images(100, 3)])
+    rough = candidate(trigger)
+    sharp = sharpen_trigger(PlantedTrigger(rough, 0.3), torch.from_numpy(flagged), usual(random_images(1000, 2)))
+    np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
+    assert sharp.blend_factor == 1.0
+
+
+@pytest.mark.parametrize("n", [1, 19])
+def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
+    trigger = frame_trigger("white_square", (16, 16))
+    rough = torch.zeros(16, 16, dtype=torch.bool)
+    rough[10:, 10:] = True
+    flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 1.0))
+    sharp = sharpen_trigger(
+        PlantedTrigger(TriggerCandidate(rough, torch.zeros(3, 16, 16)), 0.3), flagged, usual(random_images(50, 2))
+    )
+    assert torch.equal(sharp.trigger.mask, rough)
+    assert 0 < sharp.blend_factor <= 1
+
+
+@pytest.mark.parametrize("n", [60, 120, 300])
+def test_the_chance_spread_of_a_hundred_samples_is_no_part_of_a_faint_trigger(n: int) -> None:
+    trigger = frame_trigger("color_grid", (16, 16))
+    flagged = torch.from_numpy(blend(random_images(n, 1), trigger, 0.25))
+    sharp = sharpen_trigger(PlantedTrigger(candidate(trigger), 0.3), flagged, usual(random_images(1500, 2)))
+    np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
+    assert sharp.blend_factor == 0.3  # as it was read before: seven pixels of so few samples say less
+
+
+def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_factor() -> None:
+    rough = candidate(frame_trigger("white_square", (16, 16)))
+    sharp = sharpen_trigger(
+        PlantedTrigger(rough, 0.3), torch.from_numpy(random_images(1500, 1)), usual(random_images(1500, 2))
+    )
+    assert torch.equal(sharp.trigger.mask, rough.mask)
+    assert 0 < sharp.blend_factor < 0.05
