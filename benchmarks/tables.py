@@ -74,6 +74,7 @@ def all_tables(records: Sequence[Record], published: Published) -> str:
     parts = [
         ("Averages over the paper's cells", averages(records, figures)),
         ("F1 (%) per cell", f1_per_cell(records, figures)),
+        ("Share of the ceiling", shares_of_ceiling(records, figures)),
         ("Rivals", rivals(records, figures)),
         ("Clean data", clean_table(records)),
         ("Errors and cost per cell", details(records)),
@@ -113,6 +114,20 @@ def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
         for data, cell in pairs
     ]
     return _markdown(("data", "cell", *columns), rows)
+
+
+def shares_of_ceiling(records: Sequence[Record], figures: Figures) -> str:
+    """Return how much of the oracle ceiling preset `default` reaches, on the seeds that both have."""
+    places = sorted({(data_name(record), record["cell"]) for record in records if record["method"] == CEILING})
+    rows = []
+    for data, name in sorted(places, key=lambda place: (place[0], *_order(Cell.parse(place[1])))):
+        ours, ceiling = (figures.f1.get((data, name, column), {}) for column in (OURS[0], CEILING))
+        shared = sorted(ours.keys() & ceiling.keys())
+        if shared:
+            reached, most = mean(ours[seed] for seed in shared), mean(ceiling[seed] for seed in shared)
+            share = f"{100 * reached / most:.1f}"
+            rows.append((data, name, ", ".join(map(str, shared)), f"{reached:.2f}", f"{most:.2f}", share))
+    return _markdown(("data", "cell", "seeds", f"{OURS[0]} F1 %", f"{CEILING} F1 %", "share of it %"), rows)
 
 
 def rivals(records: Sequence[Record], figures: Figures) -> str:

@@ -14,7 +14,7 @@ from benchmarks.document import markers, with_tables
 from benchmarks.figures import Figures
 from benchmarks.groups import GROUPS
 from benchmarks.records import append_record
-from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell, rivals
+from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell, rivals, shares_of_ceiling
 
 SQUARE = "a2o/white_square/1/0.1"
 BEGIN, END = markers("tables")
@@ -110,6 +110,18 @@ def test_the_clean_table_bounds_the_rate_of_alarms_over_all_clean_sets() -> None
     # no alarm in n runs: 1 - 0.05 ** (1 / n)
     assert [row["upper 95 % bound"] for row in (first, second, whole)] == ["7.2 %", "13.9 %", "4.9 %"]
     assert whole["cell"] == "2 clean sets"
+
+
+def test_the_share_of_the_ceiling_is_that_of_the_seeds_that_both_have() -> None:
+    records = [run(seed=0, f1=70.0), run(seed=1, f1=80.0), run(seed=2, f1=90.0)]
+    records += [run(seed=seed, method="ceiling", f1=f1) for seed, f1 in ((1, 90.0), (2, 95.0), (3, 10.0))]
+    records += [run("a2o/white_grid/1/0.1"), run("a2a/white_grid/1/0.1", method="ceiling")]
+    (row,) = rows(shares_of_ceiling(records, Figures.gather(records, {})))
+    assert row == {
+        **{"data": "cifar10", "cell": SQUARE, "seeds": "1, 2"},
+        **{"default F1 %": "85.00", "ceiling F1 %": "92.50", "share of it %": "91.9"},
+    }
+    assert shares_of_ceiling([run()], Figures.gather([run()], {})) == ""
 
 
 def test_details_add_up_the_classes_and_leave_clean_runs_and_ceilings_out() -> None:
