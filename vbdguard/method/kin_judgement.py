@@ -29,7 +29,7 @@ _ALL_HEARD = 20
 """Classes from which on all that share a trigger are asked, however little each explains; once so many are proven, less
 leaves no doubt."""
 _DOUBT = 0.05
-"""Largest p-value of a class that explains less than that and is accused with others of the same trigger."""
+"""Largest p-value of a class that explains less than `_LEAST_GAIN` and is accused with others of the same trigger."""
 _P_VALUES = 1e-300, 1 - 1e-9
 """What a p-value counts as at the ends: exactly 0 or 1 would outweigh all others together."""
 _AS_CLEAR = 0.5
