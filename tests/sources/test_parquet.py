@@ -120,7 +120,7 @@ def test_file_that_changes_between_hashing_and_reading_is_refused(tmp_path: Path
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "t.parquet", {"image": [png(0)], "label": [0]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(SourceError, match=r"pip install vbdguard\[parquet\]"):
+    with pytest.raises(SourceError, match=r"pip install 'vbdguard\[parquet\]'"):
         read(path)
 
 

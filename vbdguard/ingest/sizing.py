@@ -1,15 +1,16 @@
 """The canonical image size of a data set whose user names none.
 
 The headers of the first `PROBED_SAMPLES` readable images of every shard vote. Each size is scaled down to at most
-`MAX_SIDE` on its longer side, the aspect ratio kept, each side at least `MIN_SIDE`. The longest side that a tenth of
-the votes have or exceed is taken, so that nobody can hide a small trigger by adding smaller images, unless nine votes
-in ten are his; and of the sizes with that side the most common one, the smaller on a tie. Every shard votes and the
-votes are counted, so neither the order or the names of the shards nor the number of workers matter; only the first few
-samples of each are opened, and none is decoded.
+`MAX_SIDE` on its longer side, the aspect ratio kept, each side at least `MIN_SIDE`. The most common (height, width)
+wins, the smaller one on a tie. Where a tenth of the votes are larger, height and width are raised to three quarters of
+theirs: small images that somebody adds cannot make a patch in the others vanish, unless nine votes in ten are his.
+Every shard votes and the votes are counted, so neither the order or the names of the shards nor the number of workers
+matter; only the first few samples of each are opened, and none is decoded.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from vbdguard.errors import ReadError, SourceError
@@ -21,8 +22,8 @@ MAX_SIDE = 96
 MIN_SIDE = 8
 DEFAULT_SIZE = (32, 32)
 """Where no probed image has a readable header."""
-_MINORITY = 0.1
-"""Share of the votes that is enough for the longest side."""
+_MINORITY, _LEAST_PART = 0.1, 0.75
+"""Share of the votes that are not to be reduced to less than a part of their height or width."""
 
 Votes = Counter[tuple[int, int]]
 
@@ -55,13 +56,19 @@ def canonical_size(votes: Votes) -> tuple[int, int]:
     scaled: Votes = Counter()
     for size, count in votes.items():
         scaled[_scaled(*size)] += count
-    side = max(
+    height, width = min(scaled, key=lambda size: (-scaled[size], size[0] * size[1], size))
+    return max(height, _least(scaled, 0)), max(width, _least(scaled, 1))
+
+
+def _least(votes: Votes, axis: int) -> int:
+    """Return the least height (axis 0) or width (axis 1) that does not reduce a tenth of the votes too far."""
+    enough = _MINORITY * votes.total()
+    reached = (
         side
-        for side in {max(size) for size in scaled}
-        if sum(count for size, count in scaled.items() if max(size) >= side) >= _MINORITY * scaled.total()
+        for side in {size[axis] for size in votes}
+        if sum(n for size, n in votes.items() if size[axis] >= side) >= enough
     )
-    candidates = (size for size in scaled if max(size) == side)
-    return min(candidates, key=lambda size: (-scaled[size], size[0] * size[1], size))
+    return math.ceil(_LEAST_PART * max(reached))
 
 
 def _scaled(height: int, width: int) -> tuple[int, int]:
