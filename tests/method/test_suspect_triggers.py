@@ -115,21 +115,24 @@ def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkey
     assert len(right()) <= 4
 
 
-@pytest.mark.parametrize(("showing", "n_classes", "expected"), [(6, 10, 10), (4, 10, 4), (6, 6, 6)])
+@pytest.mark.parametrize(
+    ("showing", "n_classes", "carriers", "strength", "is_searched"),
+    [(6, 10, 20, 60.0, True), (4, 10, 20, 60.0, False), (6, 6, 20, 60.0, False), (6, 6, 200, 5.0, True)],
+    ids=["six of ten", "four of ten", "all clearly", "all in many samples, none of them clear"],
+)
 def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
-    showing: int, n_classes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    showing: int, n_classes: int, carriers: int, strength: float, is_searched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some classes show the trigger clearly, on 20 of 80 samples, the others not at all."""
+    """Some classes show the trigger, on a quarter to half of their samples, the others not at all."""
     rng = np.random.default_rng(0)
-    noise = gaussian_filter(rng.normal(size=(n_classes * 80, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    per_class = 80 if carriers < 40 else 2 * carriers
+    noise = gaussian_filter(rng.normal(size=(n_classes * per_class, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
     labels = np.arange(len(noise)) % n_classes
-    images = 128 + 25 * noise / noise.std()
+    images = 128 + 25 * noise / noise.std() + rng.normal(0, 8, noise.shape)
     places = rng.integers(2, SIDE - 5, (n_classes, 2))
+    cross = strength * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])[..., None]
     for label, (top, left) in enumerate(places[:showing]):
-        carriers = np.flatnonzero(labels == label)[:20]
-        images[carriers, top : top + 3, left : left + 3] += (
-            60.0 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])[..., None]
-        )
+        images[np.flatnonzero(labels == label)[:carriers], top : top + 3, left : left + 3] += cross
     pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
     samples = Samples(pixels, torch.from_numpy(labels), n_classes)
     levels = image_levels(Population.of(samples), samples, CONFIG)
@@ -139,4 +142,7 @@ def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
 
     monkeypatch.setattr("vbdguard.method.suspect_triggers.search", everywhere)
     found = find_suspect_triggers(samples, levels, CONFIG, 0, Silent())
-    assert len({suspect.label for suspect in found}) == expected
+    assert len({suspect.label for suspect in found}) == (n_classes if is_searched else showing)
+    assert (max(suspect.gain for suspect in found) == 1e6) == is_searched
+    if not is_searched and showing == n_classes:
+        assert all(suspect.gain > suspect.carriers for suspect in found)

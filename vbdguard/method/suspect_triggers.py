@@ -40,8 +40,8 @@ _COMMON_GAIN = 200.0
 _FEWEST_SEARCHED = 5
 """Classes that must show a trigger, and half of all up to `MANY_CLASSES`, for a detector to look for it: natural
 patterns of ten classes are shown by two at most."""
-_CLEAR_GAIN = 100.0
-"""Log-likelihood (nats) of a trigger whose place is beyond doubt."""
+_CLEAR_GAIN, _CLEAR_EACH = 100.0, 1.0
+"""Log-likelihood (nats) of a trigger whose place is beyond doubt, in all and for each of its carriers."""
 
 
 def find_suspect_triggers(
@@ -125,7 +125,7 @@ def _with_those_searched_for(
     alike = ([suspect for suspect, own in shown if own.is_like(template)] for template in templates)
     kin = max(alike, key=lambda kin: len({suspect.label for suspect in kin}), default=[])
     many = min(MANY_CLASSES, max(_FEWEST_SEARCHED, samples.n_classes // 2))
-    clear = {suspect.label for suspect in kin if suspect.gain >= _CLEAR_GAIN}
+    clear = {one.label for one in kin if one.gain >= _CLEAR_GAIN and one.is_sharp(_CLEAR_EACH)}
     if len({suspect.label for suspect in kin}) < many or len(clear) == samples.n_classes:
         progress.advance(samples.n_classes)
         return by_class
