@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.common_trigger import Template, likely_corners
 from vbdguard.method.kin_reading import common_reading
 from vbdguard.method.moves import Reading
 from vbdguard.method.planted import PlantedTrigger
-from vbdguard.method.samples import Samples, other_samples
+from vbdguard.method.samples import Samples, evenly, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.window import window_at
@@ -26,8 +27,8 @@ from vbdguard.progress import Progress
 
 _PLACES, _BEST = 20, 3
 """Places of a class that a detector is asked about, and those of them whose neighbours it is asked about too."""
-_USUAL = 1000
-"""Samples of other classes that tell what is usual at a place."""
+_USUAL, _OWN = 1000, 1000
+"""Samples of other classes that tell what is usual at a place, and of the class that tell which place is best."""
 _AROUND = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 
 Corner = tuple[int, int]
@@ -62,19 +63,22 @@ def search(
         own = samples.members(label)
         if len(own) < config.mixture.min_carriers:
             return []
-        others = other_samples(samples, label, _USUAL, seed)
-        asked: dict[Corner, WindowDetector] = {}
+        some, others = evenly(own, _OWN), other_samples(samples, label, _USUAL, seed)
+        gains: dict[Corner, float] = {}
+
+        def at(corner: Corner, members: Tensor) -> WindowDetector:
+            window = detector.window.moved(corner[0] - top, corner[1] - left)
+            return detector.at(window, samples.images, members, others)
 
         def ask(corners: Iterable[Corner]) -> list[Corner]:
             for corner in corners:
-                if corner not in asked and 0 <= corner[0] <= last[0] and 0 <= corner[1] <= last[1]:
-                    window = detector.window.moved(corner[0] - top, corner[1] - left)
-                    asked[corner] = detector.at(window, samples.images, own, others)
-            return sorted(asked, key=lambda corner: -asked[corner].gain)
+                if corner not in gains and 0 <= corner[0] <= last[0] and 0 <= corner[1] <= last[1]:
+                    gains[corner] = at(corner, some).gain
+            return sorted(gains, key=lambda corner: -gains[corner])
 
         best = ask(likely[label])[:_BEST]
         (row, column), *_ = ask((row + down, column + right) for row, column in best for down, right in _AROUND)
-        found = asked[row, column]
+        found = at((row, column), own)
         trigger = planted.trigger.moved(row - top, column - left)
         suspect = Suspect(
             label=label,
