@@ -52,7 +52,7 @@ def find_strangers(
     weights = _weights(suspects)
     waiting = sorted(suspects, key=lambda suspect: (-weights[id(suspect)], -suspect.gain))
     rounds = 0
-    while waiting and (rounds < config.label_check.rounds or weights[id(waiting[0])] >= config.label_check.clear_gain):
+    while waiting and (rounds < config.label_check.rounds or _is_any_clear(waiting, config)):
         rounds += 1
         shown, waiting = _with_room(waiting, config)
         strangers = [suspect for suspect, fit in found if fit.is_stranger]
@@ -83,6 +83,11 @@ def _strangers_and_kin(judged: Judged) -> list[Suspect]:
             proven[suspect.kin].add(suspect.label)  # the clearest of a class is enough
             chosen.append(suspect)
     return chosen
+
+
+def _is_any_clear(waiting: list[Suspect], config: DirectMethodConfig) -> bool:
+    """Return whether one of them explains so much by itself that it must be looked into."""
+    return any(suspect.gain >= config.label_check.clear_gain for suspect in waiting)
 
 
 def _weights(suspects: list[Suspect]) -> dict[int, float]:
