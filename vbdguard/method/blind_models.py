@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.config import LabelCheckConfig
@@ -97,10 +95,9 @@ class BlindFits:
     models: BlindModels
     """They judge other samples as well."""
 
-    def fit(self, label: int) -> NDArray[np.float64]:
-        """Return the log-probability of one of the labels for each sample, (N,)."""
-        column: NDArray[np.float64] = self.log_probability[:, self.labels.index(label)].double().cpu().numpy()
-        return column
+    def fit(self, label: int) -> Tensor:
+        """Return the log-probability of one of the labels for each sample, float32 (N,)."""
+        return self.log_probability[:, self.labels.index(label)]
 
 
 def blind_fits(

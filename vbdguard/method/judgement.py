@@ -56,7 +56,7 @@ def judge_fitted(samples: Samples, accused: Judged) -> Judgement:
     judgement = Judgement.of_none(samples.labels)
     for suspect, fit in accused:
         own, fits = suspect.members, suspect.fits
-        content = _content(fit.content, fits.log_probability[own, fits.labels.index(suspect.label)])
+        content = _content(fit.content, fits.fit(suspect.label)[own])
         judgement.hear(own, suspect.logits, content, _other_than(suspect.label, fits.likeliest[own]))
     return judgement
 

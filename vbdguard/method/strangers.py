@@ -178,7 +178,7 @@ def memberships(
             continue
         is_sharp = _is_sharp(suspect)
         fit = membership(
-            suspect.fits.fit(suspect.label),
+            suspect.fits.fit(suspect.label).double().cpu().numpy(),
             labels == suspect.label,
             is_flagged,
             is_kept,
