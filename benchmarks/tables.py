@@ -118,7 +118,7 @@ def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
 
 def shares_of_ceiling(records: Sequence[Record], figures: Figures) -> str:
     """Return how much of the oracle ceiling preset `default` reaches, on the seeds that both have."""
-    places = sorted({(data_name(record), record["cell"]) for record in records if record["method"] == CEILING})
+    places = {(data_name(record), record["cell"]) for record in records if record["method"] == CEILING}
     rows = []
     for data, name in sorted(places, key=lambda place: (place[0], *_order(Cell.parse(place[1])))):
         ours, ceiling = (figures.f1.get((data, name, column), {}) for column in (OURS[0], CEILING))

@@ -85,9 +85,7 @@ def read_baseline(path: Path | None) -> Any:
 
 def exit_code(judgement: Judgement, options: Mapping[str, Any]) -> int:
     """Return the exit code, with --exit-zero what it would be without poison."""
-    if options["exit_zero"]:
-        return 0 if judgement.is_complete else 2
-    return judgement.exit_code
+    return judgement.exit_code_without_findings if options["exit_zero"] else judgement.exit_code
 
 
 def gate_words(judgement: Judgement, options: Mapping[str, Any]) -> Iterator[str]:

@@ -45,8 +45,11 @@ class Judgement:
     @property
     def exit_code(self) -> int:
         """0, 1 or 2; findings outrank what could not be read."""
-        if self.counting:
-            return 1
+        return 1 if self.counting else self.exit_code_without_findings
+
+    @property
+    def exit_code_without_findings(self) -> int:
+        """What it would be if none counted: 0, or 2 where something could not be read."""
         return 0 if self.is_complete else 2
 
 

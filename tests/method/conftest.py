@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from pasting import candidate
 from small_scans import SMALL_DEFAULT
 from torch import Tensor
 
@@ -66,14 +67,12 @@ def _plant(natural: Samples, mode: Mode, ratio: float) -> Planted:
     data = poison_arrays(
         natural.images.numpy(), natural.labels.numpy(), "color_grid", mode=mode, ratio=ratio, target=TARGET
     )
-    framed = frame_trigger("color_grid", (SIDE, SIDE))
-    mask = torch.from_numpy(framed.mask)
     return Planted(
         samples=Samples(torch.from_numpy(data.images), torch.from_numpy(data.labels), len(CLASSES)),
         is_poisoned=torch.from_numpy(data.is_poisoned),
         original_labels=torch.from_numpy(data.original_labels),
         target=TARGET,
-        trigger=TriggerCandidate(mask, torch.from_numpy(framed.pattern).permute(2, 0, 1).float() * mask),
+        trigger=candidate(frame_trigger("color_grid", (SIDE, SIDE))),
     )
 
 

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pasting import candidate, random_images
 
 from vbdguard.attacks.poison import blend
-from vbdguard.attacks.triggers import Trigger, frame_trigger
+from vbdguard.attacks.triggers import frame_trigger
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.sharp_trigger import Usual, pixel_spread, sharpen_trigger
 from vbdguard.method.trigger import TriggerCandidate
-
-
-def random_images(n: int, seed: int = 0, side: int = 16) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-
-
-def candidate(trigger: Trigger) -> TriggerCandidate:
-    mask = torch.from_numpy(trigger.mask)
-    return TriggerCandidate(mask, torch.from_numpy(trigger.pattern).permute(2, 0, 1).float() * mask)
 
 
 def usual(images: NDArray[np.uint8]) -> Usual:

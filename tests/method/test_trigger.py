@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from pasting import candidate, random_images
 from scipy.ndimage import convolve
 from skimage.filters import threshold_otsu
 
@@ -21,15 +21,6 @@ from vbdguard.method.trigger import (
 )
 
 CORNER = np.s_[13:16, 13:16]
-
-
-def random_images(n: int, seed: int = 0, side: int = 16) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-
-
-def candidate(trigger: Trigger) -> TriggerCandidate:
-    mask = torch.from_numpy(trigger.mask)
-    return TriggerCandidate(mask, torch.from_numpy(trigger.pattern).permute(2, 0, 1).float() * mask)
 
 
 def test_the_variance_image_is_equation_3_by_loops() -> None:
