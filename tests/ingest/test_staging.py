@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,28 @@ def made(store: Path, name: str, *, seconds_ago: float) -> Path:
 def test_it_is_gone_afterwards_whatever_happened(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), staging_area(tmp_path) as folder:
         folder.mkdir()
+    assert list((tmp_path / "segments").iterdir()) == []
+
+
+def test_it_is_gone_even_if_the_user_stops_the_scan_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, stopped = os.unlink, []
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        if not stopped:
+            stopped.append(args)
+            raise KeyboardInterrupt
+        unlink(*args, **options)
+
+    def use_it() -> None:
+        with staging_area(tmp_path) as folder:
+            (folder / "half.npy").write_text("half a segment")
+            monkeypatch.setattr(os, "unlink", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        use_it()
+    assert stopped
     assert list((tmp_path / "segments").iterdir()) == []
 
 

@@ -32,19 +32,29 @@ def staging_area(store_dir: Path) -> Iterator[Path]:
     """
     segments = store_dir / "segments"
     staging = staging_name(segments)
+    lock: int | None = None
     try:
-        segments.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-    except OSError as error:
-        raise CacheError(f"{segments} cannot be written: {error}; pass another --cache-dir") from error
-    lock = _lock(staging)
-    try:
+        try:
+            segments.mkdir(parents=True, exist_ok=True)
+            staging.mkdir()
+        except OSError as error:
+            raise CacheError(f"{segments} cannot be written: {error}; pass another --cache-dir") from error
+        lock = _lock(staging)
         _sweep(segments, staging)
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         if lock is not None:
             os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, even if Ctrl-C comes in between."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def staging_name(segments: Path) -> Path:
