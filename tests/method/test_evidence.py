@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from vbdguard.method.evidence import evidence_maps
+from vbdguard.method.evidence import evidence_maps, mean_log_ratios, over_others
 from vbdguard.method.samples import Samples
 
 SIDE, CLASSES, PER_CLASS = 24, 8, 120
@@ -93,3 +93,19 @@ def test_the_same_grey_everywhere_is_no_evidence() -> None:
     found = evidence_maps(of(images), [SQUARE])
     assert bool(found.isfinite().all())
     assert float(found.abs().max()) == 0
+
+
+def test_a_class_is_compared_with_the_mean_of_the_others() -> None:
+    maps = torch.arange(4, dtype=torch.float64).view(4, 1, 1).expand(4, 2, 3)
+    assert over_others(maps)[:, 0, 0].tolist() == [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1]
+
+
+def test_the_mean_is_that_of_a_class_s_first_samples_however_they_are_cut_up() -> None:
+    images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 400, 400, 1)
+    samples = Samples(images, torch.arange(20) % 2, 3)
+
+    def brightness(chunk: Tensor) -> Tensor:
+        return chunk.float().mean((1, 2, 3))
+
+    assert mean_log_ratios(samples, [1, 0], brightness, 1000).tolist() == [10, 9]
+    assert mean_log_ratios(samples, [1], brightness, 5).tolist() == [(1 + 5 + 9 + 13 + 17) / 5]

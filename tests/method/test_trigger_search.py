@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -32,18 +34,23 @@ def places() -> np.ndarray:
     return places
 
 
-@pytest.fixture(scope="module")
-def samples(places: np.ndarray) -> Samples:
-    """Return textures of which a tenth bears a mark, at a place of each class's own, but not in class 0."""
+def textures(places: Mapping[int, Sequence[int]]) -> Samples:
+    """Return textures of which a tenth of each class bears a mark at its place; none of a class without a place."""
     rng = np.random.default_rng(0)
     n = CLASSES * PER_CLASS
     noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
     labels = np.arange(n) % CLASSES
     images = 128 + 25 * noise / noise.std() + rng.normal(0, 8, noise.shape)
-    for label, (top, left) in enumerate(places[1:], start=1):
+    for label, (top, left) in places.items():
         carriers = np.flatnonzero(labels == label)[:CARRIERS]
         images[carriers, top : top + 3, left : left + 3] += MARK[..., None]
     return Samples(torch.from_numpy(images.clip(0, 255).round().astype(np.uint8)), torch.from_numpy(labels), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def samples(places: np.ndarray) -> Samples:
+    """Return textures with a mark in each class but class 0."""
+    return textures({label: place for label, place in enumerate(places.tolist()) if label})
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,18 @@ def test_what_some_classes_show_is_found_in_all_others_also_at_the_border(
     assert hits > 0.6 * CARRIERS * len(right)
     strongest = max((one.gain for one in found if one.label == 0), default=0.0)
     assert strongest < min(sorted(one.gain for one in right)[3:])
+
+
+def test_a_class_too_small_to_be_asked_is_no_obstacle(samples: Samples, level: Level, places: np.ndarray) -> None:
+    few = samples.labels.clone()
+    few[samples.members(0)[3:]] = 1
+    shown = [(label, *places[label]) for label in range(2, 12)]
+    kin = [suspect(samples, level, label, MARK > 0, top, left) for label, top, left in shown]
+    listener = Counting()
+    found = search(Samples(samples.images, few, CLASSES + 1), kin, CONFIG, 0, listener)
+    assert listener.steps == CLASSES + 1
+    assert {one.label for one in found}.isdisjoint({0, CLASSES})
+    assert len([one for one in found if one.planted.trigger.bbox == (*places[one.label], 3, 3)]) >= 11
 
 
 def test_a_place_that_cuts_off_a_part_of_the_trigger_teaches_nothing_and_stops_nobody(

@@ -16,7 +16,7 @@ from vbdguard.method.level import image_levels
 from vbdguard.method.pipeline import Detection, detect
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.window_detector import WindowNet
+from vbdguard.method.window_net import WindowNet
 
 DIGITS, PER_DIGIT = 5, 250
 

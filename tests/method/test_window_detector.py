@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
 from vbdguard.method.moves import Reading
@@ -21,7 +18,6 @@ from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window_detector import (
     Sight,
     WindowDetector,
-    WindowNet,
     _matched_filters,
     _share_of_poison,
     fit_window_detectors,
@@ -157,16 +153,6 @@ def test_the_matched_filter_gives_bounded_numbers_whatever_the_pixels() -> None:
     )
     assert scores.isfinite().all()
     assert float(scores.abs().max()) <= 15
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(6, 16), st.integers(6, 16), st.sampled_from((1, 3)))
-def test_the_net_takes_windows_of_every_size_from_6_pixels(height: int, width: int, channels: int) -> None:
-    config = WindowDetectorConfig(filters=3, hidden=4)
-    net = WindowNet((height, width, channels), config, torch.Generator().manual_seed(0)).eval()
-    logits: Tensor = net(torch.zeros(5, channels, height, width), torch.zeros(5, 2))
-    assert logits.shape == (5,)
-    assert logits.isfinite().all()
 
 
 def test_a_trigger_in_the_corner_of_an_image_smaller_than_the_window_can_be_learned() -> None:

@@ -36,7 +36,7 @@ MANY_CLASSES = 10
 """Classes that show a template, from which on it is there beyond doubt, and any class may carry it."""
 _LEAST_SCORE, _PLACES = 4.0, 2
 """Standard deviations by which a template must stand out of a class's natural contrast, and in how many places."""
-_PEAK, _FINE_PEAK = 5, 3
+_PEAK = 5
 _RIDGE = 1e-6
 
 
@@ -165,16 +165,9 @@ def expected_elsewhere(templates: Sequence[Template], level: Level) -> dict[int,
     for template, by_corner in zip(templates, _maps(templates, level), strict=True):
         most = 1 if len(template.labels) >= MANY_CLASSES else _PLACES
         for label, scores in enumerate(zip(*by_corner, strict=True)):
-            for row, column in dict.fromkeys(peak for one in scores for peak in _peaks(one, most)):
+            for row, column in dict.fromkeys(peak for one in scores for peak in peaks(one, most, least=_LEAST_SCORE)):
                 expected.setdefault(label, []).append(Expected.of(template, row, column, level))
     return expected
-
-
-def likely_corners(template: Template, level: Level, most: int) -> list[list[tuple[int, int]]]:
-    """Return where each class is likeliest to carry a template, however unlikely: so many of its top left corners."""
-    (maps,) = _maps([template], level)
-    together = torch.stack(maps).sum(0) / len(maps) ** 0.5
-    return [_peaks(of_class, most, side=_FINE_PEAK, least=-math.inf) for of_class in together]
 
 
 def _maps(templates: Sequence[Template], level: Level) -> list[list[Tensor]]:
@@ -200,12 +193,12 @@ def _maps(templates: Sequence[Template], level: Level) -> list[list[Tensor]]:
     return maps
 
 
-def _peaks(scores: Tensor, most: int, *, side: int = _PEAK, least: float = _LEAST_SCORE) -> list[tuple[int, int]]:
+def peaks(scores: Tensor, most: int, *, least: float = -math.inf) -> list[tuple[int, int]]:
     """Return row and column of the highest peaks, so many at most, of one class's scores (H, W), highest first.
 
-    A peak is the highest within a square of a side, and above a score.
+    A peak is the highest within a square of five pixels, and above a score.
     """
-    highest = F.max_pool2d(scores[None, None], side, stride=1, padding=side // 2)[0, 0]
+    highest = F.max_pool2d(scores[None, None], _PEAK, stride=1, padding=_PEAK // 2)[0, 0]
     found = ((scores == highest) & (scores > least)).nonzero()
     order = scores[found[:, 0], found[:, 1]].argsort(descending=True, stable=True)[:most]
     return [(int(row), int(column)) for row, column in found[order].tolist()]

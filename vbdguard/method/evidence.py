@@ -9,7 +9,8 @@ the others at the same place, and with its own surroundings: textures differ fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from vbdguard.method.samples import PIXEL_NOISE, Samples, evenly
 from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.side_by_side import side_by_side
+from vbdguard.progress import Progress
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +34,7 @@ _PER_CLASS = 1000
 _WINDOWS, _IMAGES = 16, 1500
 """Windows from so many images each that say how windows vary."""
 _CHUNK = 128
+_PIXELS_AT_ONCE = 2**17
 _TEXTURE, _NEIGHBOURHOOD = 7, 4
 """Pixels around a place in which a class's texture is the same, and in which the classes differ alike."""
 _FEWEST_CLASSES = 3
@@ -64,31 +67,56 @@ def evidence_maps(samples: Samples, shifts: Sequence[Floats]) -> Tensor:
         return maps
     filters = _filters(samples, shifts)
 
-    def of_class(label: int) -> Tensor:
-        own = evenly(samples.members(label), _PER_CLASS)
-        total = torch.zeros(len(filters), height, width, dtype=torch.float64, device=samples.device)
-        for chunk in own.split(_CHUNK):
-            for scores, found, log_likelihood in zip(
-                _scores(samples.images[chunk], filters), filters, total, strict=True
-            ):
-                log_likelihood += _log_ratios(scores, found).sum(0)
-        return total / max(1, len(own))
+    def log_ratios(images: Tensor) -> Tensor:
+        scores = zip(_scores(images, filters), filters, strict=True)
+        return torch.stack([_log_ratios(of_one, found) for of_one, found in scores], dim=1)
 
-    means = torch.stack(side_by_side(of_class, present.tolist(), device=samples.device), dim=1)
+    means = mean_log_ratios(samples, present.tolist(), log_ratios, _PER_CLASS).transpose(0, 1)
     for found, mean in zip(maps, means, strict=True):
-        found[present] = _standing_out(mean, counts[present].clamp_max(_PER_CLASS))
+        found[present] = standing_out(mean, counts[present].clamp_max(_PER_CLASS))
     return maps
 
 
-def _standing_out(mean: Tensor, counts: Tensor) -> Tensor:
+def mean_log_ratios(
+    samples: Samples,
+    labels: Sequence[int],
+    log_ratios: Callable[[Tensor], Tensor],
+    most: int,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return what the samples of each class say of places on average, float64 (L, ...).
+
+    Args:
+        samples: what to look at.
+        labels: L classes that have samples.
+        log_ratios: returns (n, ...), nats, of uint8 (n, H, W, C) images, a few at a time.
+        most: samples of a class that are asked.
+        progress: gets one step for each class.
+    """
+    height, width, _ = samples.image_shape
+    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+
+    def of_class(label: int) -> Tensor:
+        own = evenly(samples.members(label), most)
+        chunks = (log_ratios(samples.images[chunk]).sum(0, dtype=torch.float64) for chunk in own.split(at_once))
+        return functools.reduce(torch.add, chunks) / len(own)
+
+    return torch.stack(side_by_side(of_class, labels, device=samples.device, progress=progress))
+
+
+def over_others(mean: Tensor) -> Tensor:
+    """Return by how much each class's log-likelihood per sample exceeds that of the others, (K, H, W) of (K, H, W)."""
+    return mean - (mean.sum(0) - mean) / (len(mean) - 1)
+
+
+def standing_out(mean: Tensor, counts: Tensor) -> Tensor:
     """Return how far each class stands out of the others and of its own surroundings, (K, H, W).
 
     Args:
         mean: (K, H, W), log-likelihood per sample.
         counts: (K,), samples.
     """
-    others = (mean.sum(0) - mean) / (len(mean) - 1)
-    contrast = _high_pass(mean - others) * counts.double().sqrt().view(-1, 1, 1)
+    contrast = _high_pass(over_others(mean)) * counts.double().sqrt().view(-1, 1, 1)
     square = contrast.square()
     # A class is measured by the others, or its own trigger would seem usual there.
     usual = _box((square.sum(0) - square) / (len(mean) - 1), _NEIGHBOURHOOD)

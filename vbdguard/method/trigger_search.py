@@ -1,20 +1,22 @@
 """Stage 3 of preset `default`, third look: a detector of a trigger that many classes share looks for it in all.
 
 What a matched filter finds is right in two classes of three where each has a few dozen faint carriers. A network that
-has learned the trigger from stamped samples, as in stage 5, tells carriers better, but looks at one window at a time.
-So it is asked about the likeliest places of each class, and about what is next to the best of them.
+has learned the trigger from stamped samples, as in stage 5, tells carriers better, and it does not matter which of the
+classes that taught it where to look were right. It is asked about all places of all samples at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, WindowDetectorConfig
-from vbdguard.method.common_trigger import Template, likely_corners
+from vbdguard.method.common_trigger import peaks
+from vbdguard.method.dense_detector import DenseDetector
+from vbdguard.method.evidence import SHARE_OF_CARRIERS, mean_log_ratios, over_others, standing_out
 from vbdguard.method.kin_reading import common_reading
 from vbdguard.method.moves import Reading
 from vbdguard.method.planted import PlantedTrigger
@@ -25,11 +27,10 @@ from vbdguard.method.window import window_at
 from vbdguard.method.window_detector import Sight, WindowDetector, fit_window_detectors
 from vbdguard.progress import Progress
 
-_PLACES, _BEST = 20, 3
-"""Places of a class that a detector is asked about, and those of them whose neighbours it is asked about too."""
 _USUAL, _OWN = 1000, 1000
-"""Samples of other classes that tell what is usual at a place, and of the class that tell which place is best."""
-_AROUND = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
+"""Samples that tell what is usual at a place, and of a class that tell which places are likeliest."""
+_FEWEST_USUAL, _USUAL_PIXELS = 50, 2**25
+"""Where images are large fewer must do for the former."""
 
 Corner = tuple[int, int]
 
@@ -40,7 +41,7 @@ def search(
     """Return where each class is likeliest to carry the trigger of kin, if anywhere; nothing if the trigger is large.
 
     Args:
-        samples: the training set.
+        samples: the training set, of three classes at least.
         kin: suspects of many classes that seem to show the same trigger in images as they are.
         config: all settings.
         seed: of the network.
@@ -53,32 +54,18 @@ def search(
         return []
     detector = fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
     planted, level = sights[0].reading.planted, kin[0].level
-    template = Template.of(planted, kin[0].background, carriers=0.0, gain=0.0, label=kin[0].label)
-    labels = frozenset(suspect.label for suspect in kin)
-    likely = likely_corners(replace(template, labels=labels), level, _PLACES)
     top, left, height, width = planted.trigger.bbox
-    last = tuple(size - length for size, length in zip(level.image_size, (height, width), strict=True))
+    likely = _likely_corners(samples, detector, planted.trigger.bbox, config, progress)
 
     def of_class(label: int) -> list[Suspect]:
-        own = samples.members(label)
-        if len(own) < config.mixture.min_carriers:
-            return []
-        some, others = evenly(own, _OWN), other_samples(samples, label, _USUAL, seed)
-        gains: dict[Corner, float] = {}
+        own, others = samples.members(label), other_samples(samples, label, _USUAL, seed)
 
-        def at(corner: Corner, members: Tensor) -> WindowDetector:
+        def at(corner: Corner) -> WindowDetector:
             window = detector.window.moved(corner[0] - top, corner[1] - left)
-            return detector.at(window, samples.images, members, others)
+            return detector.at(window, samples.images, own, others)
 
-        def ask(corners: Iterable[Corner]) -> list[Corner]:
-            for corner in corners:
-                if corner not in gains and 0 <= corner[0] <= last[0] and 0 <= corner[1] <= last[1]:
-                    gains[corner] = at(corner, some).gain
-            return sorted(gains, key=lambda corner: -gains[corner])
-
-        best = ask(likely[label])[:_BEST]
-        (row, column), *_ = ask((row + down, column + right) for row, column in best for down, right in _AROUND)
-        found = at((row, column), own)
+        asked = [(corner, at(corner)) for corner in likely[label]]
+        (row, column), found = max(asked, key=lambda one: one[1].gain)
         trigger = planted.trigger.moved(row - top, column - left)
         suspect = Suspect(
             label=label,
@@ -96,8 +83,47 @@ def search(
         )
         return [suspect] if suspect.explains_enough(config) else []
 
-    by_class = side_by_side(of_class, range(samples.n_classes), device=samples.device, progress=progress)
+    by_class = side_by_side(of_class, likely, device=samples.device)
     return [suspect for of_one in by_class for suspect in of_one]
+
+
+def _likely_corners(
+    samples: Samples,
+    detector: WindowDetector,
+    bbox: tuple[int, int, int, int],
+    config: DirectMethodConfig,
+    progress: Progress,
+) -> dict[int, list[Corner]]:
+    """Return the one or two places where each class is likeliest to carry a trigger, by its top left corner.
+
+    One stands out of its surroundings most, the other exceeds the other classes most: where many carry the trigger at
+    the same place, none of them stands out there.
+
+    Args:
+        samples: the training set.
+        detector: of the trigger.
+        bbox: where the detector's window has it: top, left, height and width.
+        config: says which classes are too small to be asked.
+        progress: gets one step for each class.
+    """
+    counts = samples.labels.bincount(minlength=samples.n_classes)
+    asked = (counts >= config.mixture.min_carriers).nonzero().squeeze(1)
+    top, left, *size = bbox
+    rows, columns = (whole - side + 1 for whole, side in zip(samples.image_shape[:2], size, strict=True))
+    usual = evenly(samples.images, max(_FEWEST_USUAL, min(_USUAL, _USUAL_PIXELS // (rows * columns))))
+    dense = DenseDetector.of(detector, detector.window.moved(-top, -left), (rows, columns), usual)
+
+    def log_ratios(images: Tensor) -> Tensor:
+        carried = dense.logits(images) + math.log(SHARE_OF_CARRIERS)
+        return torch.logaddexp(carried, torch.full_like(carried, math.log(1 - SHARE_OF_CARRIERS)))
+
+    mean = mean_log_ratios(samples, asked.tolist(), log_ratios, _OWN, progress)
+    progress.advance(samples.n_classes - len(asked))
+    maps = zip(standing_out(mean, counts[asked].clamp_max(_OWN)), over_others(mean), strict=True)
+    return {
+        label: list(dict.fromkeys(corner for one in of_class for corner in peaks(one, 1)))
+        for label, of_class in zip(asked.tolist(), maps, strict=True)
+    }
 
 
 def _sights(samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorConfig, seed: int) -> list[Sight]:

@@ -17,17 +17,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vbdguard.config import WindowDetectorConfig
 from vbdguard.method.moves import Reading
-from vbdguard.method.net import uniform_parameter
 from vbdguard.method.optimizers import OneCycleAdamW
-from vbdguard.method.samples import PIXEL_NOISE, Samples, centred, evenly, shuffled_batches
+from vbdguard.method.samples import PIXEL_NOISE, Samples, evenly, shuffled_batches
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window, window_around
+from vbdguard.method.window_net import WindowNet, network_pixels
 
-_PIXEL_SCALE = 64.0
 _PRIOR_STEPS = 200
 _PRIOR_LIMITS = (1e-4, 0.99)
 _FILTER_SAMPLES = 6000
@@ -65,10 +64,14 @@ class MatchedFilters:
     filters: tuple[MatchedFilter, ...]
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Return the clipped score and its square, float32 (n, 2), of uint8 windows (n, h, w, C)."""
-        scores = torch.stack([each(windows) for each in self.filters]).amax(0)
-        score = scores.clamp(_LOWEST_SCORE, _HIGHEST_SCORE) / _SCORE_SCALE
-        return torch.stack([score, score.clamp(max=8).square() / 8], dim=1)
+        """Return what the network sees of the score, float32 (n, 2), of uint8 windows (n, h, w, C)."""
+        return seen_of_score(torch.stack([each(windows) for each in self.filters]).amax(0))
+
+
+def seen_of_score(score: Tensor) -> Tensor:
+    """Return the clipped score and its square, float32 (n, 2, ...), of float32 (n, ...)."""
+    clipped = score.clamp(_LOWEST_SCORE, _HIGHEST_SCORE) / _SCORE_SCALE
+    return torch.stack([clipped, clipped.clamp(max=8).square() / 8], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,39 +203,6 @@ def _inside(trigger: TriggerCandidate, window: Window) -> TriggerCandidate:
     return TriggerCandidate(window.of_image(trigger.mask), pattern)
 
 
-class WindowNet(nn.Module):
-    """Two 3 x 3 convolutions, a 2 x 2 max pool, one hidden layer that also sees the matched filter's score.
-
-    Args:
-        input_shape: height, width (6 at least) and channels of the window.
-        config: filters and hidden units.
-        generator: CPU generator of weights.
-    """
-
-    def __init__(
-        self, input_shape: tuple[int, int, int], config: WindowDetectorConfig, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        height, width, channels = input_shape
-        filters, hidden = config.filters, config.hidden
-        features = filters * -(-(height - 4) // 2) * -(-(width - 4) // 2) + 2
-        self.first = uniform_parameter((filters, channels, 3, 3), 9 * channels, generator)
-        self.first_bias = uniform_parameter((filters,), 9 * channels, generator)
-        self.second = uniform_parameter((filters, filters, 3, 3), 9 * filters, generator)
-        self.second_bias = uniform_parameter((filters,), 9 * filters, generator)
-        self.hidden = uniform_parameter((hidden, features), features, generator)
-        self.hidden_bias = uniform_parameter((hidden,), features, generator)
-        self.head = uniform_parameter((1, hidden), hidden, generator)
-        self.head_bias = uniform_parameter((1,), hidden, generator)
-
-    def forward(self, x: Tensor, scores: Tensor) -> Tensor:
-        """Return one logit per window, (n,), for float (n, C, h, w) and the filter's (n, 2); above 0 means stamped."""
-        x = F.conv2d(x, self.first, self.first_bias).relu()
-        x = F.max_pool2d(F.conv2d(x, self.second, self.second_bias), 2, ceil_mode=True).relu().flatten(1)
-        x = F.linear(torch.cat([x, scores], dim=1), self.hidden, self.hidden_bias).relu()
-        return F.linear(x, self.head, self.head_bias).squeeze(1)
-
-
 def _matched_filters(clean: Tensor, stamped: Tensor, step_of: Tensor) -> MatchedFilters:
     chosen = (step_of == step for step in step_of.unique())
     return MatchedFilters(tuple(_matched_filter(clean, stamped, at_step) for at_step in chosen))
@@ -246,10 +216,6 @@ def _matched_filter(clean: Tensor, stamped: Tensor, chosen: Tensor) -> MatchedFi
     covariance = (base.T @ base / len(base)).double()
     covariance.diagonal().add_(PIXEL_NOISE)
     return MatchedFilter.scaled(torch.linalg.solve(covariance, shift.double()).float(), clean)
-
-
-def _pixels(windows: Tensor) -> Tensor:
-    return centred(windows).div_(_PIXEL_SCALE)
 
 
 def _train(
@@ -266,7 +232,7 @@ def _train(
     positions = torch.arange(len(windows), device=windows.device)
     for _ in range(config.epochs):
         for batch in shuffled_batches(positions, config.batch_size, generator):
-            loss = F.binary_cross_entropy_with_logits(net(_pixels(windows[batch]), scores[batch]), y[batch])
+            loss = F.binary_cross_entropy_with_logits(net(network_pixels(windows[batch]), scores[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -275,7 +241,7 @@ def _train(
 
 @torch.no_grad()
 def _judge(net: WindowNet, matched: MatchedFilters, windows: Tensor) -> Tensor:
-    return torch.cat([net(_pixels(chunk), matched(chunk)) for chunk in windows.split(_CHUNK)])
+    return torch.cat([net(network_pixels(chunk), matched(chunk)) for chunk in windows.split(_CHUNK)])
 
 
 def _share_of_poison(logits: Tensor) -> tuple[float, float]:
