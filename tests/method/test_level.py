@@ -10,13 +10,8 @@ from scipy.ndimage import gaussian_filter
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.common_trigger import Expected, Template, expected_elsewhere
 from vbdguard.method.level import Level, image_levels
-from vbdguard.method.mixture import Mixture
-from vbdguard.method.mixture_trace import MixtureTrace
-from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
-from vbdguard.method.trigger import TriggerCandidate
-from vbdguard.method.window import Window
 
 SIDE, CLASSES, PER_CLASS, CARRIERS = 20, 12, 60, 12
 CONFIG = DirectMethodConfig()
@@ -42,23 +37,14 @@ def template(n_classes: int) -> Template:
     return Template(MARK, 10.0, 300.0, frozenset(range(n_classes)))
 
 
-def mixture(n: int, carriers: int) -> Mixture:
-    posterior = np.zeros(n)
-    posterior[:carriers] = 1.0
-    mask = torch.ones(2, 2, dtype=torch.bool)
-    planted = PlantedTrigger(TriggerCandidate(mask, torch.ones(3, 2, 2)), 0.5)
-    trace = MixtureTrace(Window(0, 2, 0, 2), torch.zeros(12), [], 0.5)
-    return Mixture(planted, posterior, 0.1, 0.0, Window(0, 2, 0, 2), trace)
-
-
 def test_large_classes_and_coarse_images_ask_for_more(levels: list[Level]) -> None:
     whole, coarse = levels
     assert not whole.is_coarse
     assert coarse.is_coarse
-    assert whole.least_gain(mixture(500, 20), CONFIG) == CONFIG.mixture.min_gain
-    assert whole.least_gain(mixture(5000, 20), CONFIG) == pytest.approx(100.0)
-    assert coarse.least_gain(mixture(500, 20), CONFIG) == 200.0
-    assert coarse.least_gain(mixture(5000, 450), CONFIG) == pytest.approx(450.0)
+    assert whole.least_gain(500, 20, CONFIG) == CONFIG.mixture.min_gain
+    assert whole.least_gain(5000, 20, CONFIG) == pytest.approx(100.0)
+    assert coarse.least_gain(500, 20, CONFIG) == 200.0
+    assert coarse.least_gain(5000, 450, CONFIG) == pytest.approx(450.0)
 
 
 def test_one_place_of_each_class_where_ten_show_a_template(levels: list[Level]) -> None:

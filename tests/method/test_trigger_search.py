@@ -111,6 +111,18 @@ def test_a_class_too_small_to_be_asked_is_no_obstacle(samples: Samples, level: L
     assert len([one for one in found if one.planted.trigger.bbox == (*places[one.label], 3, 3)]) >= 11
 
 
+def test_a_place_that_half_of_the_classes_share_is_found() -> None:
+    """None of these classes stands out of the others there."""
+    attacked = range(1, CLASSES // 2 + 1)
+    samples = textures(dict.fromkeys(attacked, (4, 15)))
+    level = image_levels(Population.of(samples), samples, CONFIG)[0]
+    kin = [suspect(samples, level, label, MARK > 0, 4, 15) for label in attacked]
+    found = search(samples, kin, CONFIG, 0, Silent())
+    right = [one.label for one in found if one.planted.trigger.bbox[:2] == (4, 15)]
+    assert len(right) >= 6
+    assert set(right) <= set(attacked)
+
+
 def test_a_place_that_cuts_off_a_part_of_the_trigger_teaches_nothing_and_stops_nobody(
     samples: Samples, level: Level, places: np.ndarray
 ) -> None:

@@ -19,8 +19,8 @@ from vbdguard.method.window_detector import (
     Sight,
     WindowDetector,
     _matched_filters,
-    _share_of_poison,
     fit_window_detectors,
+    share_of_poison,
 )
 
 
@@ -103,7 +103,7 @@ def test_the_share_of_poison_is_found_and_makes_the_logit_a_posterior(share: flo
     rng = np.random.default_rng(0)
     is_poisoned = np.arange(20_000) < share * 20_000
     logits = 4 * (rng.normal(size=20_000) + np.where(is_poisoned, 2, -2))
-    shift, gain = _share_of_poison(torch.from_numpy(logits).float())
+    shift, gain = share_of_poison(torch.from_numpy(logits).float())
     assert shift == pytest.approx(math.log(share / (1 - share)), abs=0.15)
     posterior = 1 / (1 + np.exp(-(logits + shift)))
     np.testing.assert_allclose(posterior, share / (share + (1 - share) * np.exp(-logits)), atol=0.04)
@@ -114,14 +114,14 @@ def test_the_share_of_poison_is_found_and_makes_the_logit_a_posterior(share: flo
 
 @pytest.mark.parametrize(("level", "expected"), [(-30.0, 1e-4), (30.0, 0.99)])
 def test_a_class_without_poison_or_with_nothing_else_has_a_bounded_share(level: float, expected: float) -> None:
-    shift, gain = _share_of_poison(torch.full((100,), level))
+    shift, gain = share_of_poison(torch.full((100,), level))
     assert shift == pytest.approx(math.log(expected / (1 - expected)), abs=1e-3)
     assert (gain > 100) is (level > 0)
     assert gain > -1
 
 
 def test_few_borderline_logits_are_no_alarm_among_many_clean_ones() -> None:
-    shift, gain = _share_of_poison(torch.cat([torch.full((990,), -8.0), torch.full((10,), 1.0)]))
+    shift, gain = share_of_poison(torch.cat([torch.full((990,), -8.0), torch.full((10,), 1.0)]))
     assert 1.0 + shift < 0
     assert gain < 5
 

@@ -9,7 +9,7 @@ of the two. Samples that stage 3 is sure of and the detector is sure to deny sho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from vbdguard.method.mixture import View, planted_trigger
 from vbdguard.method.moves import Reading, read_trigger
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect import Suspect, flagged_by_none
 from vbdguard.method.window_detector import Sight, fit_window_detectors
 from vbdguard.progress import Progress
 
@@ -34,19 +34,40 @@ _MANY_DENIED = 0.1
 """Share of a trigger's carriers that its detector may deny."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all detectors learn from, and how."""
+
+    samples: Samples
+    is_honest: Tensor
+    """bool (N,): samples that no trigger flags. Others may carry one at the very place where a detector looks."""
+    config: DirectMethodConfig
+    seed: int
+
+    def others(self, label: int, most: int) -> Tensor:
+        """Return honest samples of other classes, int64 (m,)."""
+        return other_samples(self.samples, label, most, self.seed, among=self.is_honest)
+
+    def view(self, suspect: Suspect) -> View:
+        """Return what stage 3 saw of a suspect."""
+        others = self.others(suspect.label, self.config.mixture.others)
+        return suspect.level.view(suspect.members, others, suspect.label, suspect.window)
+
+
 def train_detectors(
     samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[Suspect]:
     """Return the suspects as their detectors see them, and what hid behind them."""
-    shared = _shared_readings(samples, suspects, config, seed)
+    setting = _Setting(samples, flagged_by_none(samples, suspects), config, seed)
+    shared = _shared_readings(setting, suspects)
     jobs = _jobs(suspects, shared, config)
 
     def judge(job: list[int]) -> list[list[Suspect]]:
         give_back_freed()  # each window has its own size: what the last one's networks left would pile up
         some = [suspects[i] for i in job]
         if job[0] in shared:
-            return [[seen] for seen in _judged_as_kin(samples, some, [shared[i] for i in job], config, seed)]
-        return [_judged_alone(samples, some[0], config, seed)]
+            return [[seen] for seen in _judged_as_kin(setting, some, [shared[i] for i in job])]
+        return [_judged_alone(setting, some[0])]
 
     judged = side_by_side(judge, jobs, device=samples.device, progress=progress)
     progress.advance(len(suspects) - len(jobs))
@@ -65,53 +86,43 @@ def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: Direct
     return [*alike.values(), *([i] for i in range(len(suspects)) if i not in shared)]
 
 
-def _judged_as_kin(
-    samples: Samples, kin: list[Suspect], readings: list[Reading], config: DirectMethodConfig, seed: int
-) -> list[Suspect]:
+def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading]) -> list[Suspect]:
     """Return what one network sees of classes that share a trigger."""
-    learning = config.detector.thorough(len(kin))
-    seen = _seen_by_detector(samples, kin, readings, learning, seed, others=learning.thorough_others, beyond=True)
+    learning = setting.config.detector.thorough(len(kin))
+    seen = _seen_by_detector(setting, kin, readings, learning, others=learning.thorough_others, beyond=True)
     return [
         one if suspect.is_common or one.gain >= _worth(suspect) else suspect
         for suspect, one in zip(kin, seen, strict=True)
     ]
 
 
-def _judged_alone(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> list[Suspect]:
+def _judged_alone(setting: _Setting, suspect: Suspect) -> list[Suspect]:
     """Return what detectors of its own see of a suspect, and what hid behind it."""
-    view = _view(samples, suspect, config, seed)
+    view = setting.view(suspect)
     # What stage 3 looked for, and what the samples show that it found with that.
     readings = [Reading(suspect.planted), _read(suspect, view, suspect.logits.sigmoid())]
-    best = _best_detector(samples, suspect, readings, view, config, seed)
+    best = _best_detector(setting, suspect, readings, view)
     if best.gain < _worth(suspect):
         return [suspect]
-    denied = _denied(suspect, best, config)
+    denied = _denied(suspect, best, setting.config)
     if denied is None:
         return [best]
     readings = [_read(suspect, view, denied.float())]
-    return [
-        best,
-        _best_detector(samples, replace(suspect, kin=None, is_common=False, gain=0.0), readings, view, config, seed),
-    ]
+    hidden = replace(suspect, kin=None, is_common=False, gain=0.0)
+    return [best, _best_detector(setting, hidden, readings, view)]
 
 
-def _best_detector(
-    samples: Samples,
-    suspect: Suspect,
-    readings: list[Reading],
-    view: View,
-    config: DirectMethodConfig,
-    seed: int,
-) -> Suspect:
+def _best_detector(setting: _Setting, suspect: Suspect, readings: list[Reading], view: View) -> Suspect:
     """Return a suspect as the best of a few detectors sees it: for each reading, then for what the best one flags.
 
     Where that one is in doubt, a thorough one follows for the same trigger.
     """
     found: list[tuple[Suspect, Reading]] = []
+    config = setting.config
     quick, thorough = config.detector, config.detector.thorough()
 
     def seen_with(reading: Reading, learning: WindowDetectorConfig, others: int) -> Suspect:
-        return _seen_by_detector(samples, [suspect], [reading], learning, seed, others=others)[0]
+        return _seen_by_detector(setting, [suspect], [reading], learning, others=others)[0]
 
     def look(reading: Reading) -> bool:
         is_news = not any(reading.shows_the_same_as(earlier) for _, earlier in found)
@@ -147,14 +158,12 @@ def _worth(suspect: Suspect) -> float:
     return suspect.gain if suspect.level.is_coarse else suspect.gain / 2
 
 
-def _shared_readings(
-    samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int
-) -> dict[int, Reading]:
+def _shared_readings(setting: _Setting, suspects: list[Suspect]) -> dict[int, Reading]:
     """Return the trigger of each suspect whose kin show it together; not of those whose copies move."""
     shared: dict[int, Reading] = {}
     for kin in _kin(suspects):
         clearest = max((suspects[i] for i in kin), key=lambda suspect: suspect.gain)
-        alone = _read(clearest, _view(samples, clearest, config, seed), clearest.logits.sigmoid())
+        alone = _read(clearest, setting.view(clearest), clearest.logits.sigmoid())
         if not alone.is_moving:
             readings = zip(kin, common_reading([suspects[i] for i in kin]), strict=True)
             shared |= {i: Reading(planted) for i, planted in readings if planted is not None}
@@ -170,11 +179,6 @@ def _kin(suspects: list[Suspect]) -> list[list[int]]:
     return [sorted(by_label.values()) for by_label in by_trigger.values() if len(by_label) >= FEWEST_KIN]
 
 
-def _view(samples: Samples, suspect: Suspect, config: DirectMethodConfig, seed: int) -> View:
-    others = other_samples(samples, suspect.label, config.mixture.others, seed)
-    return suspect.level.view(suspect.members, others, suspect.label, suspect.window)
-
-
 def _doubt(suspect: Suspect) -> float:
     """Return how many errors a detector expects of itself for each carrier that it expects."""
     posterior = suspect.logits.sigmoid()
@@ -182,22 +186,21 @@ def _doubt(suspect: Suspect) -> float:
 
 
 def _seen_by_detector(
-    samples: Samples,
+    setting: _Setting,
     suspects: list[Suspect],
     readings: list[Reading],
     learning: WindowDetectorConfig,
-    seed: int,
     *,
     others: int,
     beyond: bool = False,
 ) -> list[Suspect]:
     """Return suspects of one size of images as one network sees them that learns from so many other samples."""
     sights = [
-        Sight(suspect.members, other_samples(samples, suspect.label, others, seed), reading, beyond)
+        Sight(suspect.members, setting.others(suspect.label, others), reading, beyond)
         for suspect, reading in zip(suspects, readings, strict=True)
     ]
     at_size = suspects[0].level.samples
-    detectors = fit_window_detectors(at_size, sights, learning, generator=torch.Generator().manual_seed(seed))
+    detectors = fit_window_detectors(at_size, sights, learning, generator=torch.Generator().manual_seed(setting.seed))
     return [
         replace(
             suspect,

@@ -3,7 +3,7 @@
     suspects      classes whose mean differs from all others' as no natural class does, and where
                                                                         contrast, rare_detail, level
     trigger       which samples carry something there, and what; who else carries the same
-                                                                        mixture, suspect_triggers
+                                                                        mixture, suspect_triggers, mirrored
                                                                         repeated_pattern, common_trigger, evidence,
                                                                         trigger_search, extent
     ensemble      models that cannot see the triggers: do their carriers belong in their class?

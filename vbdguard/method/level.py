@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.contrast import ClassMeans, Place, UsualContrasts, find_places, natural_covariance
-from vbdguard.method.mixture import Mixture, View
+from vbdguard.method.mixture import View
 from vbdguard.method.population import Population
 from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.samples import Samples, halved
@@ -85,11 +85,17 @@ class Level:
         """Return uint8 (n, H, W, C) images of the original size at this one."""
         return halved(images, max(self.samples.image_shape[:2]))
 
-    def least_gain(self, mixture: Mixture, config: DirectMethodConfig) -> float:
-        """Return the log-likelihood (nats) that a mixture must explain: in coarse images every class has its looks."""
+    def least_gain(self, n: int, carriers: float, config: DirectMethodConfig) -> float:
+        """Return the log-likelihood (nats) that a trigger must explain: in coarse images every class has its looks.
+
+        Args:
+            n: samples of the class.
+            carriers: expected number of those that carry the trigger.
+            config: all settings.
+        """
         if not self.is_coarse:
-            return max(config.mixture.min_gain, _GAIN_PER_SAMPLE * len(mixture.posterior))
-        return max(_LEAST_COARSE_GAIN, _COARSE_GAIN * float(mixture.posterior.sum()))
+            return max(config.mixture.min_gain, _GAIN_PER_SAMPLE * n)
+        return max(_LEAST_COARSE_GAIN, _COARSE_GAIN * carriers)
 
     def enlarged(self, trigger: TriggerCandidate) -> TriggerCandidate:
         """Return a trigger of this size in the pixels of the whole images."""

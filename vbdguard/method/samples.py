@@ -112,10 +112,19 @@ def shuffled_batches(indices: Tensor, batch_size: int, generator: torch.Generato
     yield from indices[order].split(batch_size)
 
 
-def other_samples(samples: Samples, label: int, most: int, seed: int) -> Tensor:
-    """Return up to `most` samples of other classes, int64 (m,), ascending, the same for every stage."""
+def other_samples(samples: Samples, label: int, most: int, seed: int, *, among: Tensor | None = None) -> Tensor:
+    """Return up to `most` samples of other classes, int64 (m,), ascending, the same for every stage.
+
+    Args:
+        samples: the training set.
+        label: the class that they must not bear.
+        most: how many.
+        seed: of the draw.
+        among: bool (N,), those to draw from; None: all.
+    """
     generator = torch.Generator().manual_seed(seed)
-    others = (samples.labels != label).nonzero().squeeze(1)
+    is_other = samples.labels != label
+    others = (is_other if among is None else is_other & among).nonzero().squeeze(1)
     drawn = torch.randperm(len(others), generator=generator)[:most].sort().values
     return others[drawn.to(others.device)]
 

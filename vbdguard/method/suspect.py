@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.blind_models import BlindFits
 from vbdguard.method.level import Level
+from vbdguard.method.mixture import Mixture
 from vbdguard.method.planted import PlantedTrigger
+from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -60,6 +63,23 @@ class Suspect:
     """Whether so many classes show the trigger that it was looked for as it is."""
     blind: BlindFits | None = None
     """What models that cannot see it make of every sample; None before stage 4."""
+
+    @classmethod
+    def of(cls, label: int, members: Tensor, level: Level, mixture: Mixture) -> Suspect:
+        """Return what a mixture says of samples of a class, int64 (n,), before anybody knows how far it reaches."""
+        return cls(
+            label=label,
+            members=members,
+            level=level,
+            planted=mixture.planted,
+            window=mixture.window,
+            logits=torch.from_numpy(mixture.posterior).to(members.device).logit(eps=1e-9).float(),
+            gain=mixture.gain,
+            trace=mixture.trace,
+            extent=level.enlarged(mixture.planted.trigger).mask,
+            is_wide=level.is_coarse,
+            is_painted=not level.is_coarse,
+        )
 
     @property
     def carriers(self) -> float:
@@ -115,3 +135,11 @@ class Suspect:
             stamped = self.level.seen(self.trigger.paste(images[chunk], self.planted.blend_factor))
             sure.append(self.trace.logits(stamped, torch.arange(len(chunk), device=images.device)) > log_odds)
         return torch.cat(sure).cpu().numpy() if sure else np.zeros(0, dtype=np.bool_)
+
+
+def flagged_by_none(samples: Samples, suspects: Iterable[Suspect]) -> Tensor:
+    """Return bool (N,): which samples carry none of the triggers, more likely than not."""
+    is_honest = torch.ones_like(samples.labels, dtype=torch.bool)
+    for suspect in suspects:
+        is_honest[suspect.members[suspect.logits > 0]] = False
+    return is_honest

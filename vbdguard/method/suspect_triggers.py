@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.common_trigger import MANY_CLASSES, Expected, Template, common_templates, expected_elsewhere
 from vbdguard.method.extent import with_extent
 from vbdguard.method.kin_reading import FEWEST_KIN
 from vbdguard.method.level import Level
-from vbdguard.method.mixture import Mixture, fit_mixture, known_mixture
+from vbdguard.method.mirrored import find_in_all_classes
+from vbdguard.method.mixture import fit_mixture, known_mixture
 from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.repeated_pattern import repeated_patterns
 from vbdguard.method.samples import Samples, other_samples
@@ -67,6 +65,8 @@ def find_suspect_triggers(
         return found
 
     by_class = side_by_side(at_odd_places, range(samples.n_classes), device=samples.device, progress=progress)
+    for label, alike in find_in_all_classes(levels[0], config).items():
+        by_class[label] = _distinct([*by_class[label], *alike])
     repeated = _repeated(levels[0], config)
     templates = _shared_templates(by_class, repeated)
     by_class = _with_those_elsewhere(samples, levels[0], by_class, templates, config, seed, progress)
@@ -150,13 +150,13 @@ def _suspect_at(
         return None
     view = level.view(own, other_samples(samples, label, config.mixture.others, seed), label, window)
     if expected is not None and expected.is_common:
-        known = _suspect(label, own, level, known_mixture(view, expected.shift))
+        known = Suspect.of(label, own, level, known_mixture(view, expected.shift))
         known = replace(known, is_common=True)
         return known if known.explains_enough(config) else None
     mixture = fit_mixture(view, config.mixture, None if expected is None else expected.shift, rare=rare)
-    if mixture is None or mixture.gain < level.least_gain(mixture, config):
+    if mixture is None or mixture.gain < level.least_gain(len(own), float(mixture.posterior.sum()), config):
         return None
-    return _suspect(label, own, level, mixture)
+    return Suspect.of(label, own, level, mixture)
 
 
 def _shared_templates(by_class: list[list[Suspect]], repeated: Sequence[Template] = ()) -> list[Template]:
@@ -181,24 +181,6 @@ def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:
     own = _template(suspect)
     alike = (i for i, template in enumerate(templates) if own.is_like(template))
     return replace(suspect, kin=next(alike, None))
-
-
-def _suspect(label: int, members: Tensor, level: Level, mixture: Mixture) -> Suspect:
-    logits = torch.from_numpy(mixture.posterior).to(members.device).logit(eps=1e-9).float()
-    extent = level.enlarged(mixture.planted.trigger).mask
-    return Suspect(
-        label=label,
-        members=members,
-        level=level,
-        planted=mixture.planted,
-        window=mixture.window,
-        logits=logits,
-        gain=mixture.gain,
-        trace=mixture.trace,
-        extent=extent,
-        is_wide=level.is_coarse,
-        is_painted=not level.is_coarse,
-    )
 
 
 def _distinct(suspects: list[Suspect]) -> list[Suspect]:

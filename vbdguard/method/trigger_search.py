@@ -22,7 +22,7 @@ from vbdguard.method.moves import Reading
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, evenly, other_samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect import Suspect, flagged_by_none
 from vbdguard.method.window import window_at
 from vbdguard.method.window_detector import Sight, WindowDetector, fit_window_detectors
 from vbdguard.progress import Progress
@@ -48,7 +48,8 @@ def search(
         progress: gets one step for each class.
     """
     learning = config.detector.thorough(len(kin))
-    sights = _sights(samples, kin, learning, seed)
+    is_honest = flagged_by_none(samples, kin)
+    sights = _sights(samples, kin, learning, seed, is_honest)
     if not sights:
         progress.advance(samples.n_classes)
         return []
@@ -58,7 +59,7 @@ def search(
     likely = _likely_corners(samples, detector, planted.trigger.bbox, config, progress)
 
     def of_class(label: int) -> list[Suspect]:
-        own, others = samples.members(label), other_samples(samples, label, _USUAL, seed)
+        own, others = samples.members(label), other_samples(samples, label, _USUAL, seed, among=is_honest)
 
         def at(corner: Corner) -> WindowDetector:
             window = detector.window.moved(corner[0] - top, corner[1] - left)
@@ -126,7 +127,9 @@ def _likely_corners(
     }
 
 
-def _sights(samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorConfig, seed: int) -> list[Sight]:
+def _sights(
+    samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorConfig, seed: int, is_honest: Tensor
+) -> list[Sight]:
     """Return where a network is to learn what kin show together; it need not be right about any of them.
 
     Places at the border that cut off a part of it are left out; a trigger that fills the window, at any place.
@@ -135,7 +138,7 @@ def _sights(samples: Samples, kin: Sequence[Suspect], learning: WindowDetectorCo
     for suspect, planted in zip(kin, common_reading(kin), strict=True):
         if planted is None:
             continue
-        others = other_samples(samples, suspect.label, learning.thorough_others, seed)
+        others = other_samples(samples, suspect.label, learning.thorough_others, seed, among=is_honest)
         sight = Sight(suspect.members, others, Reading(planted), beyond=True)
         if sight.window(learning).size == tuple(side + 2 * learning.margin for side in planted.trigger.bbox[2:]):
             alike.setdefault(sight.layout(learning), []).append(sight)

@@ -89,7 +89,7 @@ class WindowDetector:
     @classmethod
     def of(cls, images: Tensor, own: Tensor, window: Window, matched: MatchedFilters, net: WindowNet) -> WindowDetector:
         """Return the detector of a class, int64 (n,) of uint8 (N, H, W, C) images, for a network that has learned."""
-        shift, gain = _share_of_poison(_judge(net, matched, window.cut(images, own)))
+        shift, gain = share_of_poison(_judge(net, matched, window.cut(images, own)))
         return cls(window, matched, net, shift, gain)
 
     def at(self, window: Window, images: Tensor, own: Tensor, others: Tensor) -> WindowDetector:
@@ -244,7 +244,7 @@ def _judge(net: WindowNet, matched: MatchedFilters, windows: Tensor) -> Tensor:
     return torch.cat([net(network_pixels(chunk), matched(chunk)) for chunk in windows.split(_CHUNK)])
 
 
-def _share_of_poison(logits: Tensor) -> tuple[float, float]:
+def share_of_poison(logits: Tensor) -> tuple[float, float]:
     """Return the logit shift from even odds to the class's own share of poison, and what that share gains (nats).
 
     The share is found by expectation maximisation (Saerens, Latinne and Decaestecker, 2002).
