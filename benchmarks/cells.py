@@ -42,8 +42,10 @@ class Cell:
     variation: Variation = field(default_factory=Variation)
 
     def __post_init__(self) -> None:
-        if self.mode != "a2o" and (self.variation.place or not self.variation.has_fixed_trigger):
-            raise ValueError(f"expected +place, +jitter, +also and the like behind an a2o cell, got {self.mode!r}")
+        if self.mode != "a2o" and not self.variation.has_fixed_trigger:
+            raise ValueError(f"expected +jitter, +also and the like behind an a2o cell, got {self.mode!r}")
+        if self.mode not in ("a2o", "a2a") and self.variation.place:
+            raise ValueError(f"expected +place behind an a2o or a2a cell, got {self.mode!r}")
 
     @classmethod
     def parse(cls, text: str) -> Cell:

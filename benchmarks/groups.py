@@ -32,6 +32,7 @@ _MOVING = (
     *(f"a2o/{trigger}+{word}" for trigger in PATCHES for word in ("jpeg75", "jitter", "places3", "place")),
     *("a2o/white_square+also=white_grid", "a2o/white_square+other=color_grid", "a2o/green_square+also=small_kitty"),
 )
+_ONE_PLACE = tuple(f"a2a/{trigger}/{blend}+place" for trigger in PATCHES for blend in (1, *BLENDED))
 _UNSEEN = ("a2o/warp", "a2o/own_noise", "cl/white_square/1/0.05", "cl/waves/0.2/0.05")
 _CLEAN_SETS = tuple(
     f"clean+{words}"
@@ -52,6 +53,7 @@ GROUPS: dict[str, tuple[Cell, ...]] = {
     "extra": tuple(map(Cell.parse, _EXTRA)),
     "little": tuple(map(Cell.parse, _LITTLE)),
     "moving": tuple(map(Cell.parse, _MOVING)),
+    "one-place": tuple(map(Cell.parse, _ONE_PLACE)),
     "unseen": tuple(map(Cell.parse, _UNSEEN)),
     "clean-sets": tuple(map(Cell.parse, _CLEAN_SETS)),
 }

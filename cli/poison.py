@@ -46,7 +46,11 @@ class PositionType(click.ParamType[tuple[int, int]]):
     help="Give all of them one label, or each the label of the next class.",
 )
 @click.option("--target", type=int, default=0, show_default=True, help="The class number of an all-to-one attack.")
-@click.option("--position", type=PositionType(), help="Place of the trigger.  [default: the bottom-right corner]")
+@click.option(
+    "--position",
+    type=PositionType(),
+    help="Place of the trigger.  [default: the bottom-right corner; all-to-all: a place for each class]",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the draw.")
 @click.option("--per-shard", type=click.IntRange(min=1), default=5000, show_default=True, help="Samples in a shard.")
 @click.option(
@@ -74,6 +78,7 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
       vbdguard poison shards/ drill/ --trigger waves --blend-factor 0.1 --target 3
       vbdguard poison images/ drill/ --trigger a.png --position 4,4 --ratio 0.05
       vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all
+      vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all --position 28,28
     """
     from vbdguard.attacks.copying import PoisonSettings, write_poisoned_copy
     from vbdguard.escaping import printable

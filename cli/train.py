@@ -112,7 +112,11 @@ _ATTACK_SETTINGS = ("mask", "blend_factor", "mode", "target", "position")
     "--mode", type=click.Choice(["all-to-one", "all-to-all"]), default="all-to-one", show_default=True, help="Its aim."
 )
 @click.option("--target", type=int, default=0, show_default=True, help="The class number of an all-to-one attack.")
-@click.option("--position", type=PositionType(), help="Its place.  [default: the bottom-right corner]")
+@click.option(
+    "--position",
+    type=PositionType(),
+    help="Its place.  [default: the bottom-right corner; all-to-all: a place for each class]",
+)
 @scan_options
 @click.option(
     "--format",

@@ -117,15 +117,19 @@ def test_a_patch_that_leaves_the_image_is_refused(position: tuple[int, int]) -> 
         frame_trigger("white_square", (32, 32), position=position)
 
 
-def test_tiny_images_unknown_names_and_cells_with_positions_are_refused() -> None:
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_position_is_that_of_all_classes(rank: int) -> None:
+    framed = frame_trigger("white_grid", (32, 32), mode="all-to-all", position=(4, 7), rank=rank)
+    assert np.array_equal(framed.mask, frame_trigger("white_grid", (32, 32), position=(4, 7)).mask)
+
+
+def test_tiny_images_unknown_names_and_pictures_in_cells_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 16 pixels"):
         frame_trigger("white_square", (15, 32))
     with pytest.raises(ConfigError, match="no trigger 'smiley'.*white_square"):
         frame_trigger("smiley", (32, 32))
     with pytest.raises(ConfigError, match="cannot stand in a cell"):
         frame_trigger("waves", (32, 32), mode="all-to-all")
-    with pytest.raises(ConfigError, match="leave the position out"):
-        frame_trigger("white_grid", (32, 32), mode="all-to-all", position=(0, 0))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

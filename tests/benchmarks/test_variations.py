@@ -35,7 +35,7 @@ def test_a_varied_cell_is_named_as_it_is_parsed(text: str, name: str) -> None:
         *(
             "clean+classes1",
             "clean+jpeg75+jpeg85",
-            "a2a/white_grid+place",
+            "cl/white_grid+place",
             "clean+place",
             "clean+mark=fog",
             "clean+also",
@@ -149,3 +149,13 @@ def test_a_mark_lies_on_most_images_of_one_class_whose_labels_stay(
     (bearer,) = set(labels[changed.any((1, 2))].tolist())
     assert changed.any((1, 2)).sum() == 0.8 * (labels == bearer).sum()
     assert changed[changed.any((1, 2))].sum((1, 2)).max() == pixels
+
+
+def test_a_place_behind_an_all_to_all_cell_is_that_of_all_classes() -> None:
+    images, labels = np.zeros((200, 16, 16, 3), dtype=np.uint8), np.arange(200) % 5
+    cell = Cell.parse("a2a/white_square/1/0.5+place")
+    data = cell.poison(images, labels, {}, 3)
+    assert set(data.labels[data.is_poisoned]) == set(range(5))
+    painted = data.images[data.is_poisoned].any(-1)
+    assert (painted == painted[0]).all()
+    assert tuple(np.argwhere(painted[0])[0]) == cell.place({}, (16, 16), 3)

@@ -117,9 +117,10 @@ def poison_arrays(
         trigger: the name of a built-in trigger, or one's own (see `frame_trigger` for how it is placed).
         blend_factor: weight of the pattern, above 0 and at most 1; 1 is BadNets.
         ratio: share of the whole set to poison.
-        mode: `all-to-one` or `all-to-all`; the latter places the trigger by the original class.
+        mode: `all-to-one` or `all-to-all`.
         target: label of an all-to-one attack.
-        position: top and left of the trigger in an all-to-one attack; None means the bottom-right corner.
+        position: top and left of the trigger; None means the bottom-right corner, or in an all-to-all attack a place
+            for each original class.
         seed: seed of the draw.
 
     Raises:

@@ -174,24 +174,21 @@ def frame_trigger(
     A built-in patch keeps its 3 x 3 pixels at every size and `waves` fills the image. A trigger of one's own is used
     as it is where it has the image's size; otherwise a full picture is resized to the image, unless a position is
     given, and anything with a mask is pasted in its own size. All-to-all attacks cut a trigger down to its mask and put
-    it into the cell of the class.
+    it into the cell of the class, unless a position is given: then it is that of all classes, as in BadNets.
 
     Args:
         trigger: a name from `BUILT_IN`, or a trigger of one's own.
         size: height and width of the image, at least 16 pixels each.
         mode: `all-to-one` or `all-to-all`.
-        position: top and left of a patch, all-to-one only; None means the bottom-right corner.
+        position: top and left of a patch; None means the bottom-right corner, or the cell of the class.
         rank: the original class's place in label order, all-to-all only.
 
     Raises:
-        ConfigError: if the name is unknown, the image is too small, the trigger does not fit, or an all-to-all attack
-            is given a position.
+        ConfigError: if the name is unknown, the image is too small, or the trigger does not fit.
     """
     if min(size) < SMALLEST_IMAGE:
         raise ConfigError(f"triggers need images of at least {SMALLEST_IMAGE} pixels a side, got {_text(size)}")
-    if mode == "all-to-all":
-        if position is not None:
-            raise ConfigError("an all-to-all attack places the trigger by class; leave the position out")
+    if mode == "all-to-all" and position is None:
         return place(_cell_patch(trigger), size, cell_of_class(rank, size))
     if isinstance(trigger, str):
         if trigger in PICTURES:
