@@ -10,7 +10,7 @@ general (digits, say), nothing can be told. A patch that lies on the axis and is
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,12 +30,49 @@ _AXES = 1, 0
 _MOST_UNLIKE = 0.25
 """Root mean square of the mean image less its mirror image, in standard deviations of pixels, up to which photographs
 count as symmetric: left to right they have 0.02, upside down 0.15 to 0.22, digits 0.3."""
-_ASKED = 5000
-"""Samples that the mixture is fitted on, and as many mirrored ones."""
+_ASKED, _ASKED_BYTES = 5000, 64 << 20
+"""Samples that the mixture is fitted on, at most, and as many mirrored ones; their size."""
+_ENOUGH = 500
+"""Samples that say how much pixels vary."""
 _FEWEST_CLASSES = 3
 """Classes that must carry it: one or two alone are found by comparing classes."""
 _MOST_CARRIERS = 0.5
 """Share of all samples up to which something is a trigger; what more have in common is how these images are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mirror:
+    """Some images beside their mirror images along one axis, and the means of all."""
+
+    both: Tensor
+    """uint8 (2 n, H, W, C), mirrored ones last."""
+    usual: Tensor
+    """float64 (H, W, C): the mean's mirror image."""
+    contrast: Tensor
+    """float64 (H, W, C): by how much the mean exceeds it."""
+
+    @classmethod
+    def along(cls, axis: int, images: Tensor, mean: Tensor) -> _Mirror:
+        """Mirror uint8 (n, H, W, C) images, and the mean of all, float64 (H, W, C), along an axis of the latter."""
+        usual = mean.flip(axis)
+        return cls(torch.cat([images, images.flip(axis + 1)]), usual, mean - usual)
+
+    def odd_places(self, config: DirectMethodConfig) -> list[Place]:
+        """Return where the mean is unlike its mirror image as it is nowhere else."""
+        usual = UsualContrasts.of(self.contrast[None], config.contrast)
+        return find_places(usual.scores(self.contrast, 0)[None], None, config.contrast).get(0, [])
+
+    def mixture_at(self, place: Place, level: Level, config: DirectMethodConfig) -> Mixture | None:
+        """Return what some of the images carry there, and their mirror images do not, if it explains enough."""
+        n = len(self.both) // 2
+        everyone = torch.arange(2 * n, device=self.both.device)
+        natural = natural_covariance(self.contrast[None], level.side, level.natural_share)
+        window = window_at(place.row, place.column, level.side, level.image_size)
+        view = View.of(self.both, everyone[:n], everyone[n:], self.usual, natural, window)
+        mixture = fit_mixture(view, config.mixture)
+        if mixture is None or mixture.share > _MOST_CARRIERS:
+            return None
+        return mixture if mixture.gain >= level.least_gain(n, mixture.share * n, config) else None
 
 
 def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, list[Suspect]]:
@@ -45,51 +82,31 @@ def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, l
         level: images as they are.
         config: all settings.
     """
-    samples = level.samples
-    counts = level.means.counts.double()
-    mean = torch.tensordot(counts / counts.sum(), level.means.means, 1)
-    some = samples.images[evenly(torch.arange(len(samples), device=samples.device), _ASKED)]
-    spread = some.float().std(0).mean()
-    places = [
-        (axis, place.row, place.column)
-        for axis in _AXES
-        if float((mean - mean.flip(axis)).square().mean().sqrt()) <= _MOST_UNLIKE * float(spread)
-        for place in _odd_places(mean - mean.flip(axis), config)
-    ]
+    jobs = [(mirror, place) for mirror in _mirrors(level) for place in mirror.odd_places(config)]
 
-    def at(place: tuple[int, int, int]) -> list[Suspect]:
-        mixture = _mixture_at(*place, some, mean, level, config)
-        if mixture is None or mixture.gain < level.least_gain(len(some), 0.0, config) or mixture.share > _MOST_CARRIERS:
+    def at(job: tuple[_Mirror, Place]) -> list[Suspect]:
+        mirror, place = job
+        mixture = mirror.mixture_at(place, level, config)
+        if mixture is None:
             return []
-        of_classes = [_in_class(label, mixture, level, config) for label in range(samples.n_classes)]
+        of_classes = (_in_class(label, mixture, level, config) for label in range(level.samples.n_classes))
         return [suspect for suspect in of_classes if suspect is not None]
 
     by_class: dict[int, list[Suspect]] = {}
-    for found in side_by_side(at, places, device=samples.device):
-        if len(found) >= _FEWEST_CLASSES:
-            for suspect in found:
-                by_class.setdefault(suspect.label, []).append(suspect)
+    for found in side_by_side(at, jobs, device=level.samples.device):
+        for suspect in found if len(found) >= _FEWEST_CLASSES else ():
+            by_class.setdefault(suspect.label, []).append(suspect)
     return by_class
 
 
-def _odd_places(contrast: Tensor, config: DirectMethodConfig) -> list[Place]:
-    """Return where (H, W, C), the mean less its mirror image, is odd."""
-    usual = UsualContrasts.of(contrast[None], config.contrast)
-    return find_places(usual.scores(contrast, 0)[None], None, config.contrast).get(0, [])
-
-
-def _mixture_at(
-    axis: int, row: int, column: int, images: Tensor, mean: Tensor, level: Level, config: DirectMethodConfig
-) -> Mixture | None:
-    """Return what some of uint8 (n, H, W, C) images carry at a place, and their mirror images do not."""
-    n = len(images)
-    both = torch.cat([images, images.flip(axis + 1)])
-    mirrored = mean.flip(axis)
-    natural = natural_covariance((mean - mirrored)[None], level.side, level.natural_share)
-    window = window_at(row, column, level.side, level.image_size)
-    everyone = torch.arange(2 * n, device=images.device)
-    view = View.of(both, everyone[:n], everyone[n:], mirrored, natural, window)
-    return fit_mixture(view, config.mixture)
+def _mirrors(level: Level) -> list[_Mirror]:
+    """Return the axes along which these images are about as likely as their mirror images."""
+    images, counts = level.samples.images, level.means.counts.double()
+    mean = torch.tensordot(counts / counts.sum(), level.means.means, 1)
+    some = evenly(images, min(_ASKED, max(1, _ASKED_BYTES // images[0].numel())))
+    spread = float(evenly(images, _ENOUGH).float().std(0).mean())
+    mirrors = (_Mirror.along(axis, some, mean) for axis in _AXES)
+    return [one for one in mirrors if float(one.contrast.square().mean().sqrt()) <= _MOST_UNLIKE * spread]
 
 
 def _in_class(label: int, mixture: Mixture, level: Level, config: DirectMethodConfig) -> Suspect | None:
