@@ -97,6 +97,13 @@ def test_a_detail_that_no_other_class_has_ranks_first_however_low_it_is(place: t
     assert best.score > 3 * float(scores[[label for label in range(CLASSES) if label != 3]].max())
 
 
+def test_classes_without_samples_make_nothing_look_odder() -> None:
+    contrasts = with_detail(smooth_contrasts(0), 3, 10, 10)
+    among_absent = torch.cat([contrasts, torch.zeros_like(contrasts)])
+    assert torch.equal(contrast_scores(among_absent, CONFIG)[:CLASSES], contrast_scores(contrasts, CONFIG))
+    assert not contrast_scores(torch.zeros_like(contrasts), CONFIG).any()
+
+
 def test_a_detail_in_every_class_is_found_in_every_class() -> None:
     """An all-to-all attack: no class is innocent, and each bears the trigger at a place of its own."""
     contrasts = smooth_contrasts(1)

@@ -141,12 +141,20 @@ class UsualContrasts:
             config: settings of stage 2.
         """
         compared = _some(contrasts.shape[1] * contrasts.shape[2], _MOST_COMPARED // len(contrasts)).to(contrasts.device)
-        usual = cls._among(contrasts, config.side, [compared] * len(contrasts))
+        # A class without samples has no contrast, and says nothing of what is usual.
+        is_there = contrasts.flatten(1).any(1)
+        chosen = [compared if there else compared[:0] for there in (is_there | ~is_there.any()).tolist()]
+        usual = cls._among(contrasts, config.side, chosen)
         for _ in range(_TRIMMING_ROUNDS):
             covariance = usual.products.sum(0) / usual.counts.sum()
-            distances = torch.stack([_distances(x[compared], covariance) for x in _each_window(contrasts, config.side)])
-            is_natural = distances <= _quantile(distances.flatten(), config.natural_share)
-            usual = cls._among(contrasts, config.side, [compared[natural] for natural in is_natural])
+            windows = zip(_each_window(contrasts, config.side), chosen, strict=True)
+            distances = [_distances(x[indices], covariance) for x, indices in windows]
+            largest = _quantile(torch.cat(distances), config.natural_share)
+            usual = cls._among(
+                contrasts,
+                config.side,
+                [indices[each <= largest] for indices, each in zip(chosen, distances, strict=True)],
+            )
         return usual
 
     @classmethod
