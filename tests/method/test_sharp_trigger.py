@@ -10,8 +10,10 @@ from pasting import candidate, random_images
 
 from vbdguard.attacks.poison import blend
 from vbdguard.attacks.triggers import frame_trigger
+from vbdguard.method.contrast import ClassMeans
 from vbdguard.method.planted import PlantedTrigger
-from vbdguard.method.sharp_trigger import Usual, pixel_spread, sharpen_trigger
+from vbdguard.method.samples import Samples
+from vbdguard.method.sharp_trigger import Usual, pixel_spread, sharpen_trigger, usual_of
 from vbdguard.method.trigger import TriggerCandidate
 
 
@@ -66,6 +68,33 @@ def test_the_chance_spread_of_a_hundred_samples_is_no_part_of_a_faint_trigger(n:
     sharp = sharpen_trigger(PlantedTrigger(candidate(trigger), 0.3), flagged, usual(random_images(1500, 2)))
     np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
     assert sharp.blend_factor == 0.3  # as it was read before: seven pixels of so few samples say less
+
+
+@pytest.mark.parametrize("n", [120, 1500])
+def test_samples_that_vary_less_than_others_everywhere_show_the_trigger_alone(n: int) -> None:
+    """Those of an all-to-all attack come from one class."""
+    trigger = frame_trigger("color_grid", (16, 16))
+    alike = 64 + random_images(n, 1) // 2
+    flagged = torch.from_numpy(blend(alike, trigger, 0.5))
+    sharp = sharpen_trigger(PlantedTrigger(candidate(trigger), 0.5), flagged, usual(random_images(1500, 2)))
+    np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
+
+
+def test_flagged_samples_are_compared_with_those_of_the_classes_that_they_look_like() -> None:
+    images = torch.from_numpy(np.concatenate([random_images(300, 1), 100 + random_images(300, 2) // 8]))
+    labels = torch.arange(600) // 300
+    samples = Samples(images, labels, 3)
+    is_kept = torch.ones(600, dtype=torch.bool)
+    is_kept[:100] = False
+    means = ClassMeans.of(samples)
+    of_one = usual_of(torch.ones(50, dtype=torch.int64), samples, is_kept, means)
+    torch.testing.assert_close(of_one.mean, means.means[1])
+    assert float(of_one.spread.mean()) == pytest.approx(16, abs=2)
+    of_both = usual_of(torch.arange(50) % 2, samples, is_kept, means)
+    torch.testing.assert_close(of_both.mean, means.means[:2].mean(0))
+    assert float(of_one.spread.mean()) < float(of_both.spread.mean()) < 128
+    # Where nothing of such a class is kept, nothing says how its pixels vary.
+    assert bool((usual_of(torch.zeros(5, dtype=torch.int64), samples, labels == 1, means).spread == 1).all())
 
 
 def test_samples_that_carry_nothing_keep_the_mask_and_have_next_to_no_blend_factor() -> None:

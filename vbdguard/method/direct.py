@@ -37,8 +37,8 @@ from vbdguard.method.kin_judgement import Judged, together
 from vbdguard.method.level import image_levels
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
-from vbdguard.method.samples import Samples, evenly
-from vbdguard.method.sharp_trigger import ENOUGH_TO_SHARPEN, Usual, pixel_spread, sharpen_trigger
+from vbdguard.method.samples import Samples
+from vbdguard.method.sharp_trigger import sharpen_trigger, usual_of
 from vbdguard.method.strangers import find_strangers, memberships
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.suspect_triggers import LOOKS, find_suspect_triggers
@@ -64,7 +64,8 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
         accused = [(suspect, fit) for suspect, fit in judged if fit.is_stranger]
     with clock("flagging"):
         fitted = judge_fitted(samples, accused)
-        sharp = _sharp_triggers(fitted.posterior > config.detector.threshold, samples, levels[0].means, accused)
+        is_flagged = fitted.posterior > config.detector.threshold
+        sharp = _sharp_triggers(is_flagged, fitted.suggested, samples, levels[0].means, accused)
         shown = [(suspect, fit) for suspect, fit in accused if suspect.label in sharp]
         judgement = judge_unseen(population, drawn, fitted, shown)
         is_flagged = judgement.posterior > config.detector.threshold
@@ -74,21 +75,14 @@ def detect_direct(population: Population, config: DirectMethodConfig, *, seed: i
 
 
 def _sharp_triggers(
-    is_flagged: Tensor, samples: Samples, means: ClassMeans, accused: Judged
+    is_flagged: Tensor, suggested: Tensor, samples: Samples, means: ClassMeans, accused: Judged
 ) -> dict[int, PlantedTrigger]:
     """Return the trigger of each class with flagged samples, as those samples show it; the strongest where several."""
     sharp: dict[int, PlantedTrigger] = {}
-    if not accused:
-        return sharp
-    kept = (~is_flagged).nonzero().squeeze(1)
-    some = evenly(kept, ENOUGH_TO_SHARPEN)
-    spread = torch.ones(samples.image_shape[:2], device=samples.device)
-    if len(some):
-        spread = pixel_spread(samples.images[some]).clamp_min(1.0)
     for suspect in sorted((suspect for suspect, _ in accused), key=lambda found: found.gain):
         flagged = suspect.members[is_flagged[suspect.members] & (suspect.logits > 0)]
         if len(flagged):
-            usual = Usual(means.without(suspect.label), spread)
+            usual = usual_of(suggested[flagged], samples, ~is_flagged, means)
             rough = PlantedTrigger(suspect.trigger, suspect.planted.blend_factor)
             varies = usual.varies_in(rough.trigger.mask)
             sharp[suspect.label] = sharpen_trigger(rough, samples.images[flagged], usual) if varies else rough

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vbdguard.method.contrast import ClassMeans
 from vbdguard.method.planted import PlantedTrigger
+from vbdguard.method.samples import Samples, evenly
 from vbdguard.method.trigger import TriggerCandidate
 
 ENOUGH_TO_SHARPEN = 2000
@@ -17,9 +21,15 @@ _MAX_REMAINING = 0.85
 _SPREAD_NOISE = 6.0
 """Five standard errors of an interquartile range, times the root of the number of samples, as a share of it. By chance
 the narrowest of a thousand pixels lies three and a half below the others."""
+_WIDE, _BESIDE = 0.25, 0.75
+"""Share of the image from which on a trigger leaves little beside it, and the quantile of what it leaves elsewhere."""
+_NEAR = 4
+"""Pixels around a trigger in which few samples may show more of it."""
 _ENOUGH_FOR_BLEND = 1000
 """Samples whose spread tells the blend factor of a faint trigger better than stage 3 does."""
 _MIN_ALPHA = 0.01
+_FEWEST_USUAL, _USUAL_FOR_EACH = 200, 4
+"""Samples that say how flagged ones would look without the trigger, at least, and so many for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,27 @@ class Usual:
     def varies_in(self, mask: Tensor) -> bool:
         """Return whether most pixels of a mask differ between images; where none do, their spread tells nothing."""
         return bool((self.spread[mask] > 1).float().mean() > 0.5)
+
+
+def usual_of(labels: Tensor, samples: Samples, is_kept: Tensor, means: ClassMeans) -> Usual:
+    """Return how samples look that come from the same classes as flagged ones: in an all-to-all attack from one each.
+
+    Args:
+        labels: int64 (n,), the classes that the flagged samples look like, one at least.
+        samples: the training set.
+        is_kept: bool (N,), its samples that nothing flags.
+        means: of its classes.
+    """
+    counts = labels.bincount(minlength=samples.n_classes)
+    shares = counts.double() / len(labels)
+    most = min(ENOUGH_TO_SHARPEN, max(_FEWEST_USUAL, _USUAL_FOR_EACH * len(labels)))
+    drawn = [
+        evenly((is_kept & (samples.labels == label)).nonzero().squeeze(1), math.ceil(most * float(shares[label])))
+        for label in counts.nonzero().squeeze(1).tolist()
+    ]
+    images = samples.images[torch.cat(drawn)]
+    spread = pixel_spread(images) if len(images) else torch.ones(samples.image_shape[:2], device=samples.device)
+    return Usual(torch.tensordot(shares, means.means, 1), spread.clamp_min(1.0))
 
 
 def sharpen_trigger(rough: PlantedTrigger, flagged: Tensor, usual: Usual) -> PlantedTrigger:
@@ -52,15 +83,25 @@ def sharpen_trigger(rough: PlantedTrigger, flagged: Tensor, usual: Usual) -> Pla
     """
     flagged = flagged[:ENOUGH_TO_SHARPEN]
     remaining = torch.where(usual.spread > 1, pixel_spread(flagged) / usual.spread, 1.0)
-    mask, lost = rough.trigger.mask, 1 - float(remaining.min())
+    mask = rough.trigger.mask
+    # Flagged samples may vary less than others everywhere; what the trigger takes from them is told by the rest.
+    kept = 1.0 if float(mask.float().mean()) > _WIDE else min(1.0, float(remaining.quantile(_BESIDE)))
+    lost = 1 - float(remaining.min()) / max(kept, 1e-9)
     is_told = lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5)
     if is_told:
-        mask = remaining < 1 - lost / 2
+        told = remaining < kept * (1 - lost / 2)
+        # Of few samples a pixel anywhere may vary little by chance.
+        mask = told if len(flagged) >= _ENOUGH_FOR_BLEND else told & _grown(mask)
     alpha = rough.blend_factor
     if is_told or len(flagged) >= _ENOUGH_FOR_BLEND:
         alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
     pattern = ((flagged.float().mean(0) - (1 - alpha) * usual.mean.float()) / alpha).clamp(0, 255)
     return PlantedTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
+
+
+def _grown(mask: Tensor) -> Tensor:
+    """Return bool (H, W): a mask and the pixels near it."""
+    return F.max_pool2d(mask[None, None].float(), 2 * _NEAR + 1, stride=1, padding=_NEAR)[0, 0] > 0
 
 
 def pixel_spread(images: Tensor) -> Tensor:
