@@ -78,7 +78,7 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
       vbdguard poison shards/ drill/ --trigger waves --blend-factor 0.1 --target 3
       vbdguard poison images/ drill/ --trigger a.png --position 4,4 --ratio 0.05
       vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all
-      vbdguard poison shards/ drill/ --trigger color_grid --mode all-to-all --position 28,28
+      vbdguard poison a/ drill/ --trigger a.png --mode all-to-all --position 4,4
     """
     from vbdguard.attacks.copying import PoisonSettings, write_poisoned_copy
     from vbdguard.escaping import printable
