@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vbdguard.method.samples import at_once
 from vbdguard.method.window import Window
 from vbdguard.method.window_detector import WindowDetector, seen_of_score
 from vbdguard.method.window_net import WindowNet, network_pixels
 
 _LEAST_SCALE = 1e-12
-_PIXELS_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class DenseDetector:
         weights = [each.weights.view(height, width, channels).permute(2, 0, 1) for each in detector.matched.filters]
         nothing = torch.zeros(1, *places, device=usual.device)
         bare = cls(detector.net, torch.stack(weights).contiguous(), first, places, nothing, nothing + 1)
-        at_once = max(1, _PIXELS_AT_ONCE // (usual.shape[1] * usual.shape[2]))
-        scores = torch.cat([bare._scores(chunk) for chunk in usual.split(at_once)])
+        few = at_once((usual.shape[1], usual.shape[2]))
+        scores = torch.cat([bare._scores(chunk) for chunk in usual.split(few)])
         centre = scores.median(0).values
         scale = 1.4826 * scores.sub_(centre).abs_().median(0).values + _LEAST_SCALE
         return cls(detector.net, bare.kernels, first, places, centre, scale)

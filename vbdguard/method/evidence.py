@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbdguard.method.samples import PIXEL_NOISE, Samples, evenly
+from vbdguard.method.samples import PIXEL_NOISE, Samples, at_once, evenly
 from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.progress import Progress
@@ -34,7 +34,6 @@ _PER_CLASS = 1000
 _WINDOWS, _IMAGES = 16, 1500
 """Windows from so many images each that say how windows vary."""
 _CHUNK = 128
-_PIXELS_AT_ONCE = 2**17
 _TEXTURE, _NEIGHBOURHOOD = 7, 4
 """Pixels around a place in which a class's texture is the same, and in which the classes differ alike."""
 _FEWEST_CLASSES = 3
@@ -93,12 +92,13 @@ def mean_log_ratios(
         most: samples of a class that are asked.
         progress: gets one step for each class.
     """
-    height, width, _ = samples.image_shape
-    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
 
     def of_class(label: int) -> Tensor:
         own = evenly(samples.members(label), most)
-        chunks = (log_ratios(samples.images[chunk]).sum(0, dtype=torch.float64) for chunk in own.split(at_once))
+        chunks = (
+            log_ratios(samples.images[chunk]).sum(0, dtype=torch.float64)
+            for chunk in own.split(at_once(samples.image_shape[:2]))
+        )
         return functools.reduce(torch.add, chunks) / len(own)
 
     return torch.stack(side_by_side(of_class, labels, device=samples.device, progress=progress))

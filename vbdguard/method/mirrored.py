@@ -50,12 +50,15 @@ class _Mirror:
     """float64 (H, W, C): the mean's mirror image."""
     contrast: Tensor
     """float64 (H, W, C): by how much the mean exceeds it."""
+    natural: Tensor
+    """float64 (D, D): how windows of that vary, of the level's side."""
 
     @classmethod
-    def along(cls, axis: int, images: Tensor, mean: Tensor) -> _Mirror:
+    def along(cls, axis: int, images: Tensor, mean: Tensor, level: Level) -> _Mirror:
         """Mirror uint8 (n, H, W, C) images, and the mean of all, float64 (H, W, C), along an axis of the latter."""
         usual = mean.flip(axis)
-        return cls(torch.cat([images, images.flip(axis + 1)]), usual, mean - usual)
+        natural = natural_covariance((mean - usual)[None], level.side, level.natural_share)
+        return cls(torch.cat([images, images.flip(axis + 1)]), usual, mean - usual, natural)
 
     def odd_places(self, config: DirectMethodConfig) -> list[Place]:
         """Return where the mean is unlike its mirror image as it is nowhere else."""
@@ -66,9 +69,8 @@ class _Mirror:
         """Return what some of the images carry there, and their mirror images do not, if it explains enough."""
         n = len(self.both) // 2
         everyone = torch.arange(2 * n, device=self.both.device)
-        natural = natural_covariance(self.contrast[None], level.side, level.natural_share)
         window = window_at(place.row, place.column, level.side, level.image_size)
-        view = View.of(self.both, everyone[:n], everyone[n:], self.usual, natural, window)
+        view = View.of(self.both, everyone[:n], everyone[n:], self.usual, self.natural, window)
         mixture = fit_mixture(view, config.mixture)
         if mixture is None or mixture.share > _MOST_CARRIERS:
             return None
@@ -105,7 +107,7 @@ def _mirrors(level: Level) -> list[_Mirror]:
     mean = torch.tensordot(counts / counts.sum(), level.means.means, 1)
     some = evenly(images, min(_ASKED, max(1, _ASKED_BYTES // images[0].numel())))
     spread = float(evenly(images, _ENOUGH).float().std(0).mean())
-    mirrors = (_Mirror.along(axis, some, mean) for axis in _AXES)
+    mirrors = (_Mirror.along(axis, some, mean, level) for axis in _AXES)
     return [one for one in mirrors if float(one.contrast.square().mean().sqrt()) <= _MOST_UNLIKE * spread]
 
 

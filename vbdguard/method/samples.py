@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CHUNK = 256
+_PIXELS_AT_ONCE = 2**17
 _SHORTEST_SIDE = 6
 """Pixels that no copy of an image goes below: two 3 x 3 convolutions and a pool need them."""
 PIXEL_CENTRE = 128
@@ -69,6 +70,11 @@ def by_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     for start in range(0, len(images), _CHUNK):
         results[start : start + _CHUNK] = function(images[start : start + _CHUNK])
     return results
+
+
+def at_once(image_size: tuple[int, int]) -> int:
+    """Return how many images of height and width a network may look at together that keeps their size, at least 1."""
+    return max(1, _PIXELS_AT_ONCE // (image_size[0] * image_size[1]))
 
 
 def halved(images: Tensor, max_side: int) -> Tensor:
