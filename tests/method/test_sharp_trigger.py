@@ -80,6 +80,15 @@ def test_samples_that_vary_less_than_others_everywhere_show_the_trigger_alone(n:
     np.testing.assert_array_equal(sharp.trigger.mask, trigger.mask)
 
 
+def test_what_few_samples_share_far_from_the_trigger_is_no_part_of_it_even_where_nothing_is_told_there() -> None:
+    rough = candidate(frame_trigger("white_square", (16, 16)))
+    flagged = torch.from_numpy(random_images(120, 1))
+    flagged[:, :2, :2] = 7
+    sharp = sharpen_trigger(PlantedTrigger(rough, 0.3), flagged, usual(random_images(1500, 2)))
+    assert torch.equal(sharp.trigger.mask, rough.mask)
+    assert sharp.blend_factor == 0.3
+
+
 def test_flagged_samples_are_compared_with_those_of_the_classes_that_they_look_like() -> None:
     images = torch.from_numpy(np.concatenate([random_images(300, 1), 100 + random_images(300, 2) // 8]))
     labels = torch.arange(600) // 300

@@ -84,14 +84,14 @@ def sharpen_trigger(rough: PlantedTrigger, flagged: Tensor, usual: Usual) -> Pla
     flagged = flagged[:ENOUGH_TO_SHARPEN]
     remaining = torch.where(usual.spread > 1, pixel_spread(flagged) / usual.spread, 1.0)
     mask = rough.trigger.mask
+    # Of few samples a pixel anywhere may vary little by chance.
+    near = torch.ones_like(mask) if len(flagged) >= _ENOUGH_FOR_BLEND else _grown(mask)
     # Flagged samples may vary less than others everywhere; what the trigger takes from them is told by the rest.
     kept = 1.0 if float(mask.float().mean()) > _WIDE else min(1.0, float(remaining.quantile(_BESIDE)))
-    lost = 1 - float(remaining.min()) / max(kept, 1e-9)
+    lost = 1 - float(remaining[near].min()) / max(kept, 1e-9)
     is_told = lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5)
     if is_told:
-        told = remaining < kept * (1 - lost / 2)
-        # Of few samples a pixel anywhere may vary little by chance.
-        mask = told if len(flagged) >= _ENOUGH_FOR_BLEND else told & _grown(mask)
+        mask = near & (remaining < kept * (1 - lost / 2))
     alpha = rough.blend_factor
     if is_told or len(flagged) >= _ENOUGH_FOR_BLEND:
         alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
