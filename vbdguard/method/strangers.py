@@ -16,7 +16,7 @@ from vbdguard.method.kin_judgement import Judged, together
 from vbdguard.method.kin_reading import FEWEST_KIN
 from vbdguard.method.label_check import Membership, membership
 from vbdguard.method.samples import Samples
-from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect import Suspect, flagged_by_none
 from vbdguard.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def memberships(
     """
     labels = samples.labels.cpu().numpy()
     flagged = [suspect.flagged_among(len(samples)) for suspect in suspects]
-    is_kept = ~np.any([*flagged, *(stranger.flagged_among(len(samples)) for stranger in strangers)], axis=0)
+    is_kept = flagged_by_none(samples, [*suspects, *strangers]).cpu().numpy()
     sharp = sum(_is_sharp(suspect) for suspect in among)
     judged = []
     for suspect, is_flagged in zip(suspects, flagged, strict=True):
