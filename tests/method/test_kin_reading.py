@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.kin_reading import common_reading
@@ -31,13 +31,12 @@ CONFIG = DirectMethodConfig()
 def kin() -> tuple[list[Suspect], NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     n = len(CORNERS) * PER_CLASS
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
-    images, labels = 128 + 30 * noise / noise.std(), torch.arange(n) % len(CORNERS)
+    images, labels = 128 + 30 * smooth_noise(rng, (n, SIDE, SIDE, 3)), torch.arange(n) % len(CORNERS)
     pattern = rng.choice([80.0, 176.0], size=(3, 3, 3))
     for label, (top, left) in enumerate(CORNERS):
         place = np.s_[(labels == label).nonzero().squeeze(1)[:CARRIERS].numpy(), top : top + 3, left : left + 3]
         images[place] = (1 - BLEND) * images[place] + BLEND * pattern
-    samples = Samples(torch.from_numpy(images.clip(0, 255).astype(np.uint8)), labels, len(CORNERS))
+    samples = Samples(as_pixels(images), labels, len(CORNERS))
     level = image_levels(Population.of(samples), samples, CONFIG)[0]
     suspects = [
         Suspect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.common_trigger import Expected, Template, expected_elsewhere
@@ -23,12 +23,12 @@ PLACES = np.random.default_rng(2).integers(2, SIDE - 5, (CLASSES, 2))
 def levels() -> list[Level]:
     """Textures of twelve classes, a fifth of each with a mark at the place of the class."""
     rng = np.random.default_rng(0)
-    noise = gaussian_filter(rng.normal(size=(CLASSES * PER_CLASS, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
-    images = 128 + 25 * noise / noise.std() + rng.normal(0, 6, noise.shape)
+    noise = smooth_noise(rng, (CLASSES * PER_CLASS, SIDE, SIDE, 3))
+    images = 128 + 25 * noise + rng.normal(0, 6, noise.shape)
     labels = np.arange(len(images)) % CLASSES
     for label, (top, left) in enumerate(PLACES):
         images[np.flatnonzero(labels == label)[:CARRIERS], top : top + 3, left : left + 3] += MARK
-    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    pixels = as_pixels(images)
     samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
     return image_levels(Population.of(samples), samples, CONFIG)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
@@ -22,10 +22,10 @@ ALL = tuple(range(CLASSES))
 def textures(*, darker_left: float = 0.0) -> Tensor:
     """Return textures, the classes mixed, whose left half is darker by so many grey levels; uint8."""
     rng = np.random.default_rng(0)
-    noise = gaussian_filter(rng.normal(size=(CLASSES * PER_CLASS, HEIGHT, WIDTH, 3)), (0, 1.5, 1.5, 0))
-    images = 128 + 25 * noise / noise.std() + rng.normal(0, 6, noise.shape)
+    noise = smooth_noise(rng, (CLASSES * PER_CLASS, HEIGHT, WIDTH, 3))
+    images = 128 + 25 * noise + rng.normal(0, 6, noise.shape)
     images[:, :, : WIDTH // 2] -= darker_left
-    return torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    return as_pixels(images)
 
 
 def level(images: Tensor) -> Level:

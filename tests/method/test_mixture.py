@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 from torch import Tensor
 
 from vbdguard.config import MixtureConfig
@@ -48,19 +48,19 @@ def stamped(
     """Return smooth Gaussian textures, `share` of the first class with a trigger blended in."""
     rng = np.random.default_rng(seed)
     n = CLASSES * per_class
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, channels)), (0, 1.5, 1.5, 0))
-    looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, channels)), (0, 4, 4, 0))
+    noise = smooth_noise(rng, (n, SIDE, SIDE, channels))
+    looks = smooth_noise(rng, (CLASSES, SIDE, SIDE, channels), 4)
     labels = np.arange(n) % CLASSES
-    images = 128 + spread * noise / noise.std() + 8 * (looks / looks.std())[labels]
+    images = 128 + spread * noise + 8 * looks[labels]
     pattern = rng.choice([20.0, 235.0], size=(3, 3, channels))
     members = np.flatnonzero(labels == TARGET)
     carries = rng.permutation(len(members)) < round(share * len(members))
     # A trigger is pasted on images of all classes, which then get the target's label.
     chosen = members[carries]
-    images[chosen] += 8 * ((looks / looks.std())[rng.integers(0, CLASSES, len(chosen))] - looks[TARGET] / looks.std())
+    images[chosen] += 8 * (looks[rng.integers(0, CLASSES, len(chosen))] - looks[TARGET])
     place = np.s_[chosen, ROW - 1 : ROW + 2, COLUMN - 1 : COLUMN + 2]
     images[place] = (1 - blend) * images[place] + blend * pattern
-    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    pixels = as_pixels(images)
     return Stamped(Samples(pixels, torch.from_numpy(labels), CLASSES), carries, pattern)
 
 

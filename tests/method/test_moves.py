@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 from torch import Tensor
 
 from vbdguard.config import MixtureConfig
@@ -45,8 +45,7 @@ def moving(steps: Sequence[tuple[int, int]], *, carriers: int = 300, blend: floa
     """Return textures with a trigger of two colours that takes the steps in turn."""
     rng = np.random.default_rng(0)
     n = CLASSES * PER_CLASS
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
-    images = 128 + 35 * noise / noise.std()
+    images = 128 + 35 * smooth_noise(rng, (n, SIDE, SIDE, 3))
     labels = torch.arange(n) % CLASSES
     own = (labels == 0).nonzero().squeeze(1)
     pattern = rng.choice([20.0, 235.0], size=(3, 3, 3))
@@ -54,7 +53,7 @@ def moving(steps: Sequence[tuple[int, int]], *, carriers: int = 300, blend: floa
         down, right = steps[i % len(steps)]
         place = np.s_[sample, top + down : top + down + 3, LEFT + right : LEFT + right + 3]
         images[place] = (1 - blend) * images[place] + blend * pattern
-    samples = Samples(torch.from_numpy(images.clip(0, 255).round().astype(np.uint8)), labels, CLASSES)
+    samples = Samples(as_pixels(images), labels, CLASSES)
     means = ClassMeans.of(samples)
     config = MixtureConfig()
     natural = natural_covariance(means.leaving_out(0).against_others()[1:], config.side, 0.9)

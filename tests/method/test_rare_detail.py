@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import uniform_filter
+from textures import as_pixels, smooth_noise
 
 from vbdguard.config import ContrastConfig, DirectMethodConfig
 from vbdguard.errors import ConfigError
@@ -32,14 +33,14 @@ def detail(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 def textures(seed: int, place: tuple[int, int] | None) -> Samples:
     """Smooth noise; each class has looks of its own, and ten of 2,000 images of class 3 a white square of 3 x 3."""
     rng = np.random.default_rng(seed)
-    noise = gaussian_filter(rng.normal(size=(CLASSES * PER_CLASS, SIDE, SIDE, 3)), (0, 1.2, 1.2, 0))
-    looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, 3)), (0, 1.2, 1.2, 0))
+    noise = smooth_noise(rng, (CLASSES * PER_CLASS, SIDE, SIDE, 3), 1.2)
+    looks = smooth_noise(rng, (CLASSES, SIDE, SIDE, 3), 1.2)
     labels = np.arange(len(noise)) % CLASSES
-    images = (110 + 45 * noise / noise.std() + 5 * (looks / looks.std())[labels]).clip(0, 255).round().astype(np.uint8)
+    images = as_pixels(110 + 45 * noise + 5 * looks[labels])
     if place is not None:
         carriers = np.flatnonzero(labels == TARGET)[:CARRIERS]
         images[carriers, place[0] : place[0] + 3, place[1] : place[1] + 3] = 255
-    return Samples(torch.from_numpy(images), torch.from_numpy(labels), CLASSES)
+    return Samples(images, torch.from_numpy(labels), CLASSES)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from listeners import Counting
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import image_levels
@@ -29,15 +29,15 @@ def suspects_of(
     """Return the suspects among textures of which a third of class 2 bears a shift, (H, W), and hides some pixels."""
     rng = np.random.default_rng(0)
     n = CLASSES * per_class
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
-    looks = gaussian_filter(rng.normal(size=(CLASSES, SIDE, SIDE, 3)), (0, 4, 4, 0))
+    noise = smooth_noise(rng, (n, SIDE, SIDE, 3))
+    looks = smooth_noise(rng, (CLASSES, SIDE, SIDE, 3), 4)
     labels = np.arange(n) % CLASSES
-    images = 128 + 25 * noise / noise.std() + 8 * (looks / looks.std())[labels]
+    images = 128 + 25 * noise + 8 * looks[labels]
     carriers = np.flatnonzero(labels == 2)[: per_class // 3]
     if hides is not None:
         images[carriers] = np.where(hides[..., None], 128, images[carriers])
     images[carriers] += shift[..., None]
-    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    pixels = as_pixels(images)
     samples = Samples(pixels, torch.from_numpy(labels), CLASSES)
     found = find_suspect_triggers(samples, image_levels(Population.of(samples), samples, CONFIG), CONFIG, 0, Silent())
     return [suspect for suspect in found if suspect.label == 2]
@@ -81,16 +81,16 @@ def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkey
     rng = np.random.default_rng(0)
     n_classes, per_class = 24, 80
     n = n_classes * per_class
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
-    looks = gaussian_filter(rng.normal(size=(n_classes, SIDE, SIDE, 3)), (0, 4, 4, 0))
+    noise = smooth_noise(rng, (n, SIDE, SIDE, 3))
+    looks = smooth_noise(rng, (n_classes, SIDE, SIDE, 3), 4)
     labels = np.arange(n) % n_classes
-    images = 128 + 25 * noise / noise.std() + 8 * (looks / looks.std())[labels] + rng.normal(0, 12, noise.shape)
+    images = 128 + 25 * noise + 8 * looks[labels] + rng.normal(0, 12, noise.shape)
     cross = 22.0 * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
     places = rng.integers(2, SIDE - 5, (n_classes, 2))
     for label, (top, left) in enumerate(places):
         carriers = np.flatnonzero(labels == label)[:8]
         images[carriers, top : top + 3, left : left + 3] += cross[..., None]
-    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    pixels = as_pixels(images)
     samples = Samples(pixels, torch.from_numpy(labels), n_classes)
     levels = image_levels(Population.of(samples), samples, CONFIG)
 
@@ -126,14 +126,14 @@ def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
     """Some classes show the trigger, on a quarter to half of their samples, the others not at all."""
     rng = np.random.default_rng(0)
     per_class = 80 if carriers < 40 else 2 * carriers
-    noise = gaussian_filter(rng.normal(size=(n_classes * per_class, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    noise = smooth_noise(rng, (n_classes * per_class, SIDE, SIDE, 3))
     labels = np.arange(len(noise)) % n_classes
-    images = 128 + 25 * noise / noise.std() + rng.normal(0, 8, noise.shape)
+    images = 128 + 25 * noise + rng.normal(0, 8, noise.shape)
     places = rng.integers(2, SIDE - 5, (n_classes, 2))
     cross = strength * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])[..., None]
     for label, (top, left) in enumerate(places[:showing]):
         images[np.flatnonzero(labels == label)[:carriers], top : top + 3, left : left + 3] += cross
-    pixels = torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
+    pixels = as_pixels(images)
     samples = Samples(pixels, torch.from_numpy(labels), n_classes)
     levels = image_levels(Population.of(samples), samples, CONFIG)
 

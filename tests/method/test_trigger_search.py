@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from listeners import Counting
-from scipy.ndimage import gaussian_filter
+from textures import as_pixels, smooth_noise
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.level import Level, image_levels
@@ -38,13 +38,13 @@ def textures(places: Mapping[int, Sequence[int]]) -> Samples:
     """Return textures of which a tenth of each class bears a mark at its place; none of a class without a place."""
     rng = np.random.default_rng(0)
     n = CLASSES * PER_CLASS
-    noise = gaussian_filter(rng.normal(size=(n, SIDE, SIDE, 3)), (0, 1.5, 1.5, 0))
+    noise = smooth_noise(rng, (n, SIDE, SIDE, 3))
     labels = np.arange(n) % CLASSES
-    images = 128 + 25 * noise / noise.std() + rng.normal(0, 8, noise.shape)
+    images = 128 + 25 * noise + rng.normal(0, 8, noise.shape)
     for label, (top, left) in places.items():
         carriers = np.flatnonzero(labels == label)[:CARRIERS]
         images[carriers, top : top + 3, left : left + 3] += MARK[..., None]
-    return Samples(torch.from_numpy(images.clip(0, 255).round().astype(np.uint8)), torch.from_numpy(labels), CLASSES)
+    return Samples(as_pixels(images), torch.from_numpy(labels), CLASSES)
 
 
 @pytest.fixture(scope="module")
