@@ -1,7 +1,7 @@
 """Print the paper's tables with ours beside the published figures, from the records of the bench.
 
     python -m benchmarks.tables results/cifar10.jsonl results/ceiling.jsonl --published RESULTS.csv \\
-        --write benchmarks/README.md --plot benchmarks/results/f1.svg
+        --write benchmarks/README.md --summary README.md --plot benchmarks/results/f1.svg
 
 Means are over seeds, "±" is the sample standard deviation over seeds, as in the paper.
 """
@@ -33,6 +33,7 @@ from benchmarks.groups import BLENDED, GROUPS
 from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
 from benchmarks.records import Record, read_records
 from benchmarks.roster import plain_name
+from benchmarks.summary import summary
 
 _PAPER_ROWS = {
     "table 1": GROUPS["table1"],
@@ -63,6 +64,8 @@ def main() -> None:
             from benchmarks.plot import draw
 
             draw(records, published, args.plot)
+        if args.summary:
+            put(summary(Figures.gather(records, published)), args.summary, "summary")
         put(text, args.write, "tables")
     except (ValueError, OSError) as error:
         parser.error(str(error))
@@ -268,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("records", type=Path, nargs="+", help="files of benchmarks.detection and benchmarks.ceiling")
     parser.add_argument("--published", type=Path, help="CSV of the paper's runs, for columns beside ours")
     parser.add_argument("--write", type=Path, help="a Markdown file with the two markers, to write the tables into")
+    parser.add_argument("--summary", type=Path, help="a Markdown file, for the short table of the paper's cells")
     parser.add_argument("--plot", type=Path, help="FILE.svg or .png: F1 against the blend factor per trigger")
     return parser
 

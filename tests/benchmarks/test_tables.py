@@ -13,7 +13,9 @@ from benchmarks import tables
 from benchmarks.document import markers, with_tables
 from benchmarks.figures import Figures
 from benchmarks.groups import GROUPS
-from benchmarks.records import append_record
+from benchmarks.published import load_published
+from benchmarks.records import append_record, read_records
+from benchmarks.summary import summary
 from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell, rivals, shares_of_ceiling
 
 SQUARE = "a2o/white_square/1/0.1"
@@ -178,14 +180,39 @@ def test_a_missing_file_is_told_of(
     assert "none.jsonl" in capsys.readouterr().err
 
 
-def test_published_averages_are_those_of_the_paper(test_data: Path) -> None:
-    from benchmarks.published import load_published
+def test_the_short_table_gives_ours_with_the_published_figure_in_brackets() -> None:
+    six = [cell.name for cell in GROUPS["table1"]]
+    records = [run(cell, seed, f1=99.0 + seed) for cell in six for seed in (0, 1)]
+    published = {("cifar10", cell, "VBD"): {0: 96.0} for cell in six}
+    by_row = {row["data, attack"]: row for row in rows(summary(Figures.gather(records, published)))}
+    row = by_row["CIFAR-10, all-to-one"]
+    assert (row["runs"], row["blend 1"], row["0.5"]) == ("12", "99.5 (96.0)", "not measured")
+    partly = summary(Figures.gather(records[2:], published))
+    assert {row["blend 1"] for row in rows(partly)} == {"not measured"}
 
+
+@pytest.fixture(scope="module")
+def papers_runs(test_data: Path) -> Path:
     path = test_data / "paper" / "official-results-per-seed.csv"
     if not path.exists():
         pytest.skip("the published runs do not lie beside the test data")
-    published = load_published(path)
-    figures = Figures.gather([], published)
+    return path
+
+
+def test_the_documents_hold_what_the_records_say(papers_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    records = read_records([Path(f"benchmarks/results/{name}.jsonl") for name in ("cifar10", "tiny", "ceiling")])
+    published = load_published(papers_runs)
+    for document, text, name in [
+        ("benchmarks/README.md", all_tables(records, published), "tables"),
+        ("README.md", summary(Figures.gather(records, published)), "summary"),
+    ]:
+        written = Path(document).read_text()
+        assert written == with_tables(written, text, name), f"{document} is out of date: run benchmarks.tables"
+
+
+def test_published_averages_are_those_of_the_paper(papers_runs: Path) -> None:
+    figures = Figures.gather([], load_published(papers_runs))
     for group, data, expected in [
         ("table1", "cifar10", "99.30 ± 0.10"),
         ("table2", "tiny-imagenet-100", "66.50 ± 1.91"),
