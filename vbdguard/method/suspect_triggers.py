@@ -130,7 +130,20 @@ def _with_those_searched_for(
         progress.advance(samples.n_classes)
         return by_class
     found = {suspect.label: suspect for suspect in search(samples, kin, config, seed, progress)}
-    return [_distinct([*of_one, found[label]]) if label in found else of_one for label, of_one in enumerate(by_class)]
+    known = {id(suspect) for suspect in kin}
+
+    def with_found(label: int) -> list[Suspect]:
+        if label not in found:
+            return by_class[label]
+        # What a class alone made of these samples need not look like the trigger, and nobody would know it for kin.
+        others = [
+            suspect
+            for suspect in by_class[label]
+            if id(suspect) in known or _explained(suspect, found[label]) < 1 - _NEWS
+        ]
+        return _distinct([*others, found[label]])
+
+    return [with_found(label) for label in range(samples.n_classes)]
 
 
 def _suspect_at(
