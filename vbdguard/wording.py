@@ -7,6 +7,7 @@ from vbdguard.findings import Finding
 from vbdguard.report import ClassReport, TriggerReport
 
 WHOLE_IMAGE = "whole image"
+_OPAQUE = 0.9
 STAGE_WORDS = {
     "ingest": "Reading the data",
     "ensemble": "Training simple models",
@@ -38,8 +39,16 @@ def artefact_words(entry: ClassReport, shape: tuple[int, int, int]) -> str:
     what, bearers = trigger_words(entry.artefact.pattern, shape), f"{entry.artefact.bearers:,}"
     return (
         f"class {class_words(entry)}: a pattern ({what}) on {bearers} of {count_words(entry.samples, 'sample')}, "
-        "whose labels fit: an artefact, no poison"
+        f"{artefact_judgement(entry.artefact.pattern, shape)}"
     )
+
+
+def artefact_judgement(pattern: TriggerReport, shape: tuple[int, int, int]) -> str:
+    """Return what is known of the samples that show an artefact: nothing, where it hides all that they show."""
+    is_everywhere = place_words(pattern.bbox, shape) == WHOLE_IMAGE
+    if is_everywhere and (pattern.blend_factor or 0.0) > _OPAQUE:
+        return "which show nothing else: look whether it belongs there"
+    return "whose labels fit: an artefact, no poison"
 
 
 def trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:

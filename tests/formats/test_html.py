@@ -235,7 +235,7 @@ def test_a_suspicious_class_is_named_and_not_called_clean(suspicious: ScanReport
 
 def test_an_artefact_is_told_as_no_poison(marked: ScanReport) -> None:
     text = page_of(marked).text
-    assert "Artefacts, no poison" in text
+    assert "Artefacts, no alarm" in text
     assert "class 2 thing2: 3 x 3 bottom right, on 80 of 100 samples" in text
     assert text.count("nothing found") == 9
 

@@ -58,7 +58,7 @@ def test_a_suspicious_class_is_named(suspicious: ScanReport) -> None:
 def test_an_artefact_is_told_as_no_poison(marked: ScanReport) -> None:
     text = render(marked, "markdown")
     assert "vbdguard: clean" in text
-    assert "Artefacts, no poison" in text
+    assert "Artefacts, no alarm" in text
     assert "- 2 `thing2`: 3 x 3 bottom right, on 80 of 100 samples" in text
 
 

@@ -14,7 +14,7 @@ from scipy.stats import mannwhitneyu, norm
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig, LabelCheckConfig
-from vbdguard.method.blind_models import blind_fits
+from vbdguard.method.blind_models import blind_fits, brought_out
 from vbdguard.method.label_check import Membership, membership
 from vbdguard.method.samples import Samples
 
@@ -119,6 +119,33 @@ def test_what_is_painted_over_cannot_be_seen(planted: Any, method: DirectMethodC
     )
     assert torch.equal(one, other)
     assert torch.equal(samples.images, before)
+
+
+def test_what_is_left_below_a_picture_is_brought_out(natural: Samples) -> None:
+    images, picture = natural.images[::3], natural.images[700].float()
+    below = (0.1 * images.float() + 0.9 * picture).floor().to(torch.uint8)
+    opened = brought_out(below, natural.images[1::3])
+    both = torch.stack([images.flatten(), opened.flatten()]).float()
+    assert float(both.corrcoef()[0, 1]) > 0.9
+    assert float((images.float() - opened.float()).abs().mean()) < 20
+    assert float((images.float() - below.float()).abs().mean()) > 40
+
+
+def test_a_sample_below_a_picture_is_judged_by_its_content(natural: Samples, method: DirectMethodConfig) -> None:
+    """Half of class 3 gets a picture, and is at home there; as many of the others get it, and are not."""
+    hidden = torch.zeros(len(natural), dtype=torch.bool)
+    hidden[natural.members(3)[::2]] = True
+    strange = (natural.labels != 3).nonzero().squeeze(1)[::6]
+    hidden[strange] = True
+    carriers, images = hidden.nonzero().squeeze(1), natural.images.clone()
+    images[carriers] = (0.1 * images[carriers].float() + 0.9 * natural.images[700].float()).floor().to(torch.uint8)
+    samples = Samples(images, natural.labels, 4)
+    for faded, is_told in (([carriers], True), ([], False)):
+        fits = blind_fits(samples, NOWHERE, [3], hidden, method.label_check, faded=faded, seed=0)
+        chance = fits.log_probability[:, 0].exp()
+        difference = float(chance[natural.members(3)[::2]].mean() - chance[strange].mean())
+        assert (difference > 0.25) == is_told
+    assert torch.equal(samples.images, images)
 
 
 def test_hidden_samples_are_judged_but_not_learned_from(natural: Samples, method: DirectMethodConfig) -> None:

@@ -74,3 +74,24 @@ def test_what_is_expected_lies_where_the_template_does(levels: list[Level], plac
     whole[window.top : window.bottom, window.left : window.right] = expected.shift
     np.testing.assert_array_equal(whole[place[0] : place[0] + 3, place[1] : place[1] + 3], MARK)
     assert np.count_nonzero(whole) == np.count_nonzero(MARK)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (31, 40), (63, 100), (250, 127)])
+def test_what_coarse_images_show_is_laid_where_it_was(size: tuple[int, int]) -> None:
+    """Halving drops the last row of an odd side, and what it keeps is a power of two pixels."""
+    images = torch.zeros(2, *size, 1, dtype=torch.uint8)
+    samples = Samples(images, torch.tensor([0, 1]), 2)
+    level = image_levels(Population.of(samples), samples, CONFIG)[1]
+    (height, width), small = size, level.samples.image_shape[:2]
+    for row, column in ((0, 0), (small[0] // 2, small[1] - 1), (small[0] - 1, 1)):
+        probe = torch.zeros(1, height, width, 1)
+        top, left = row * level.scale, column * level.scale
+        probe[:, top : top + level.scale, left : left + level.scale] = 255
+        coarse = torch.zeros(small, dtype=torch.bool)
+        coarse[row, column] = True
+        assert torch.equal(level.seen(probe.to(torch.uint8))[0, ..., 0] > 0, coarse)
+        laid = level.at_full_size(coarse)
+        assert laid[probe[0, ..., 0] > 0].all()
+        assert int(laid.sum()) >= level.scale**2
+        assert not laid[: max(0, top)].any()
+        assert not laid[:, : max(0, left)].any()

@@ -48,6 +48,26 @@ def test_sharpening_bears_a_few_wrong_flags() -> None:
     assert sharp.blend_factor == 1.0
 
 
+@pytest.mark.parametrize("n", [60, 1500])
+def test_flagged_samples_that_are_one_picture_show_that_picture(n: int) -> None:
+    trigger = frame_trigger("color_grid", (16, 16))
+    flagged = torch.from_numpy(np.repeat(random_images(1, 1), n, axis=0))
+    found = sharpen_trigger(PlantedTrigger(candidate(trigger), 0.3), flagged, usual(random_images(1500, 2)))
+    assert found.trigger.mask[torch.from_numpy(trigger.mask)].all()
+    assert found.blend_factor == 1.0
+    torch.testing.assert_close(found.trigger.pattern, flagged[0].permute(2, 0, 1).float() * found.trigger.mask)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_the_blend_factor_is_told_by_what_the_trigger_takes_beyond_its_surroundings(share: float) -> None:
+    """Flagged samples may vary less than others everywhere."""
+    trigger = frame_trigger("color_grid", (16, 16))
+    alike = (128 + share * (random_images(1500, 1).astype(np.float64) - 128)).astype(np.uint8)
+    flagged = torch.from_numpy(blend(alike, trigger, 0.3))
+    found = sharpen_trigger(PlantedTrigger(candidate(trigger), 0.5), flagged, usual(random_images(1500, 2)))
+    assert found.blend_factor == pytest.approx(0.3, abs=0.04)
+
+
 @pytest.mark.parametrize("n", [1, 19])
 def test_few_flagged_samples_leave_the_mask_as_it_is(n: int) -> None:
     trigger = frame_trigger("white_square", (16, 16))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from textures import as_pixels, smooth_noise
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.extent import shown_whole
 from vbdguard.method.level import image_levels
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
@@ -74,6 +75,24 @@ def test_an_opaque_picture_is_painted_over_also_where_it_looks_as_the_class_usua
     assert strongest.is_painted
     assert strongest.extent[torch.from_numpy(hides)].all()
     assert float(strongest.extent.float().mean()) <= CONFIG.label_check.max_opaque
+
+
+@pytest.mark.parametrize("blend_factor", [1.0, 0.9])
+def test_of_an_opaque_picture_over_everything_it_is_known_what_is_left_below(blend_factor: float) -> None:
+    """A third of a class shows it; at 0.9 a tenth of its samples' contrast is left."""
+    rng = np.random.default_rng(0)
+    noise, picture = smooth_noise(rng, (CLASSES * 300, SIDE, SIDE, 3)), rng.choice([40.0, 210.0], size=(SIDE, SIDE, 3))
+    labels = np.arange(len(noise)) % CLASSES
+    images = 128 + 35 * noise
+    carriers = np.flatnonzero(labels == 2)[:100]
+    images[carriers] = (1 - blend_factor) * images[carriers] + blend_factor * picture
+    samples = Samples(as_pixels(images), torch.from_numpy(labels), CLASSES)
+    found = find_suspect_triggers(samples, image_levels(Population.of(samples), samples, CONFIG), CONFIG, 0, Silent())
+    strongest = max((suspect for suspect in found if suspect.label == 2), key=lambda suspect: suspect.gain)
+    assert not strongest.is_painted
+    assert strongest.left_below == pytest.approx(1 - blend_factor, abs=0.03)
+    whole = shown_whole(strongest).trigger
+    assert whole.mask.all()
 
 
 def test_a_trigger_too_faint_in_each_class_is_found_where_dozens_share_it(monkeypatch: pytest.MonkeyPatch) -> None:

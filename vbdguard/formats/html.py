@@ -26,7 +26,16 @@ from vbdguard.formats.page_histogram import HEIGHT
 from vbdguard.formats.rendering import Extras
 from vbdguard.next_steps import has_own_settings, next_steps, scan_command
 from vbdguard.report import STAGES, ScanReport
-from vbdguard.wording import STAGE_WORDS, class_words, count_words, p_value_words, percent, seconds_words, trigger_words
+from vbdguard.wording import (
+    STAGE_WORDS,
+    artefact_judgement,
+    class_words,
+    count_words,
+    p_value_words,
+    percent,
+    seconds_words,
+    trigger_words,
+)
 
 _MOST_SKIPPED, _MOST_SHARDS, _MOST_REASONS, _MOST_CLASSES = 200, 200, 20, 2_000
 _LONGEST = 300
@@ -132,6 +141,7 @@ def _environment() -> jinja2.Environment:
         "class_words": class_words,
         "percent": percent,
         "p_value": p_value_words,
+        "artefact_judgement": artefact_judgement,
         "trigger_words": trigger_words,
     }
     return environment

@@ -15,7 +15,7 @@ from vbdguard.formats.rendering import Extras
 from vbdguard.formats.telling import class_of
 from vbdguard.next_steps import next_steps, scan_command
 from vbdguard.report import ClassReport, ScanReport
-from vbdguard.wording import attack_words, blend_words, count_words, p_value_words, trigger_words
+from vbdguard.wording import artefact_judgement, attack_words, blend_words, count_words, p_value_words, trigger_words
 
 _ROWS, _SHARDS, _SAMPLES, _SKIPPED = 50, 20, 10, 20
 """GitHub takes 1 MiB of summary per step, and nobody reads that much."""
@@ -107,12 +107,14 @@ def _suspicious(found: Sequence[Finding], report: ScanReport) -> Iterator[str]:
 def _artefacts(report: ScanReport) -> Iterator[str]:
     marked = report.marked_classes
     if marked:
-        yield "Artefacts, no poison: patterns on samples of one class whose labels fit. A model may learn them instead."
+        yield "Artefacts, no alarm: patterns on samples of one class. A model may learn them instead."
         yield ""
         for entry in marked[:_ROWS]:
-            what = trigger_words(entry.artefact.pattern, report.dataset.image_shape) if entry.artefact else ""
-            bearers = entry.artefact.bearers if entry.artefact else 0
-            yield f"- {_class(entry)}: {what}, on {bearers:,} of {count_words(entry.samples, 'sample')}"
+            if entry.artefact is not None:
+                pattern, shape = entry.artefact.pattern, report.dataset.image_shape
+                what = f"{trigger_words(pattern, shape)}, on {entry.artefact.bearers:,}"
+                known = artefact_judgement(pattern, shape)
+                yield f"- {_class(entry)}: {what} of {count_words(entry.samples, 'sample')}, {known}"
         yield ""
         yield from _more(len(marked) - _ROWS, "more class", "more classes")
 

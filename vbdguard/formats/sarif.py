@@ -37,7 +37,7 @@ _SEVERITIES = {"backdoor-trigger": "9.0", "suspicious-class": "5.0", _UNREADABLE
 _DESCRIPTIONS: dict[str, str] = {
     **{str(rule): words for rule, words in RULES.items()},
     _UNREADABLE: "Data that could not be read were not scanned, so they are not cleared.",
-    _ARTEFACT: "Samples of one class share a pattern, and their labels are right: no poison.",
+    _ARTEFACT: "Samples of one class share a pattern, and nothing says that their labels are wrong: no alarm.",
 }
 _HELP = {
     "backdoor-trigger": "Samples of this class carry the same pattern. A model trained on them gives this class to "

@@ -3,7 +3,8 @@
 Two models, each trained on one half of the samples, judge the other half, so no sample is judged by a model that has
 learned its label. Where the triggers are small, or hide what is below them, they are painted over in all images; where
 the content of much of the image is seen through them, painting over would hide it, and the models are kept from the
-flagged samples instead. Samples that neither half holds are judged by both.
+flagged samples instead. Where hardly anything is seen through them, what is left of the content is brought out again
+before it is judged. Samples that neither half holds are judged by both.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from torch import Tensor
 
 from vbdguard.config import LabelCheckConfig
 from vbdguard.method.content_model import ContentNet, fit_content_model, log_probabilities
-from vbdguard.method.samples import Samples, by_chunks, halved, stratified_split
+from vbdguard.method.samples import Samples, by_chunks, evenly, halved, stratified_split
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.progress import Progress, Silent
 
 _CHUNK = 256
+_USUAL = 1000
+"""Samples that say how much images vary."""
+LEAST_CONTRAST = 1 / 16
+"""Share of the usual standard deviation that must be left of content to be brought out again: of copies of the same
+picture, compression leaves almost as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,22 @@ class BlindFits:
         return self.log_probability[:, self.labels.index(label)]
 
 
+def brought_out(images: Tensor, usual: Tensor) -> Tensor:
+    """Return images that share a picture as they may have been below it: with the mean and variance of usual ones.
+
+    A picture p that is blended with factor a into images x leaves a p + (1 - a) x: their mean, and 1 - a of their
+    standard deviation (paper, Eq. 1), in which images are opened up again.
+
+    Args:
+        images: uint8 (n, h, w, C), n >= 2.
+        usual: uint8 (m, h, w, C), m >= 2, images without a picture.
+    """
+    shown, others = images.float(), usual.float()
+    contrast = (shown.var(0).sum(-1) / others.var(0).sum(-1).clamp_min(1e-9)).sqrt().clamp(LEAST_CONTRAST, 1)
+    content = (shown - shown.mean(0)) / contrast[..., None] + others.mean(0)
+    return content.round().clamp(0, 255).to(torch.uint8)
+
+
 def blind_fits(
     samples: Samples,
     masks: Sequence[Tensor],
@@ -107,6 +129,7 @@ def blind_fits(
     is_hidden: Tensor,
     config: LabelCheckConfig,
     *,
+    faded: Sequence[Tensor] = (),
     seed: int,
     progress: Progress | None = None,
 ) -> BlindFits:
@@ -118,6 +141,8 @@ def blind_fits(
         labels: the L labels asked for.
         is_hidden: bool (N,), samples that the models must not learn from, since their triggers cannot be painted over.
         config: settings of the check.
+        faded: int64 (n,) each, samples, none of which the models learn from, that share a picture under which their
+            content can hardly be seen.
         seed: seed of halves, weights and batch order.
         progress: gets one step per half.
 
@@ -126,6 +151,9 @@ def blind_fits(
     """
     painting = Painting.over(samples, masks, config.max_side)
     visible = replace(samples, images=painting(samples.images))
+    usual = evenly((~is_hidden).nonzero().squeeze(1), _USUAL)
+    for carriers in faded if len(usual) > 1 else ():
+        visible.images[carriers] = brought_out(visible.images[carriers], visible.images[usual])
     halves = stratified_split(samples.labels, 0.5, torch.Generator().manual_seed(seed))
     log_probability = torch.zeros(len(samples), len(labels), device=samples.device)
     likeliest = torch.zeros(len(samples), 2, dtype=torch.int64, device=samples.device)

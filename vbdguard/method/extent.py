@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.suspect import Suspect
+from vbdguard.method.trigger import TriggerCandidate
 
 _SURELY_ODD, _ODD_SHARE = 10.0, 0.01
 """Contrast scores, absolute and as a share of the highest, from which on a pixel belongs to a trigger."""
@@ -35,25 +37,36 @@ def with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
         if not level.is_coarse:
             is_odd = _beyond_margin(is_odd, extent, level.usual.side)
-        extent = extent | (F.interpolate(is_odd[None, None].float(), level.image_size)[0, 0] > 0)
+        extent = extent | level.at_full_size(is_odd)
     if float(extent.float().mean()) <= config.label_check.max_blanked:
         return replace(suspect, extent=extent, is_wide=False, is_painted=True)
-    hidden = _hidden_below(suspect)
+    left = level.at_full_size(_variance_left(suspect))
+    hidden = left < _HIDING
     if int((hidden & extent).sum()) < _OPAQUE_SHARE * int(extent.sum()):
         return replace(suspect, extent=extent, is_wide=True, is_painted=False)
-    extent = hidden | _beyond_margin(extent, hidden, suspect.level.usual.side)
-    is_painted = float(extent.float().mean()) <= config.label_check.max_opaque
-    return replace(suspect, extent=extent, is_wide=True, is_painted=is_painted)
+    margin = level.usual.side // 2 * level.scale
+    extent = hidden | _beyond_margin(extent, hidden, 2 * margin + 1)
+    if float(extent.float().mean()) <= config.label_check.max_opaque:
+        return replace(suspect, extent=extent, is_wide=True, is_painted=True)
+    left_below = float(left[hidden].median().sqrt())
+    return replace(suspect, extent=extent, is_wide=True, is_painted=False, left_below=left_below)
 
 
-def _hidden_below(suspect: Suspect) -> Tensor:
-    """Return the pixels, bool (H, W), in which carriers vary so little that their content cannot be seen."""
+def shown_whole(suspect: Suspect) -> Suspect:
+    """Return a suspect that hides all that its carriers show as the one picture that they are."""
+    level = suspect.level
+    hidden = _variance_left(suspect) < _HIDING
+    mean = _mean_image(level.samples.images, suspect.members[suspect.logits > 0]).float().permute(2, 0, 1)
+    return replace(suspect, planted=PlantedTrigger(TriggerCandidate(hidden, mean * hidden), 1 - suspect.left_below))
+
+
+def _variance_left(suspect: Suspect) -> Tensor:
+    """Return the variance of carriers as a share of that of the class's others, float (h, w); 1 where it is unknown."""
     level, carries = suspect.level, suspect.logits > 0
     if not 1 < int(carries.sum()) < len(carries) - 1:
-        return torch.zeros_like(suspect.extent)
+        return torch.ones(level.samples.image_shape[:2], device=carries.device)
     of_carriers, usual = (_variance(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
-    is_hidden = (of_carriers < _HIDING * usual).float()
-    return F.interpolate(is_hidden[None, None], level.image_size)[0, 0] > 0
+    return torch.where(usual > 0, of_carriers / usual.clamp_min(1e-9), 1.0).float()
 
 
 def _variance(images: Tensor, indices: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
@@ -101,8 +100,27 @@ class Level:
         """Return a trigger of this size in the pixels of the whole images."""
         if tuple(trigger.mask.shape) == self.image_size:
             return trigger
-        mask = F.interpolate(trigger.mask[None, None].float(), self.image_size)[0, 0] > 0
-        return TriggerCandidate(mask, F.interpolate(trigger.pattern[None], self.image_size)[0] * mask)
+        mask = self.at_full_size(trigger.mask)
+        return TriggerCandidate(mask, self.at_full_size(trigger.pattern) * mask)
+
+    @property
+    def scale(self) -> int:
+        """How many pixels of the whole images lie in one of this size, a side."""
+        factor = 1
+        while self.image_size[0] // factor > self.samples.image_shape[0]:
+            factor *= 2
+        return factor
+
+    def at_full_size(self, values: Tensor) -> Tensor:
+        """Return values of each pixel, (..., h, w), for the pixels of the whole images, (..., H, W).
+
+        What halving drops of odd sides is like its neighbour.
+        """
+        rows, columns = (
+            (torch.arange(whole, device=values.device) // self.scale).clamp_max(seen - 1)
+            for whole, seen in zip(self.image_size, values.shape[-2:], strict=True)
+        )
+        return values[..., rows[:, None], columns]
 
     def view(self, own: Tensor, others: Tensor, label: int, window: Window) -> View:
         """Return what stage 3 sees of a class: its samples, int64 (n,), and some of other classes, int64 (m,)."""

@@ -88,13 +88,15 @@ def sharpen_trigger(rough: PlantedTrigger, flagged: Tensor, usual: Usual) -> Pla
     near = torch.ones_like(mask) if len(flagged) >= _ENOUGH_FOR_BLEND else _grown(mask)
     # Flagged samples may vary less than others everywhere; what the trigger takes from them is told by the rest.
     kept = 1.0 if float(mask.float().mean()) > _WIDE else min(1.0, float(remaining.quantile(_BESIDE)))
-    lost = 1 - float(remaining[near].min()) / max(kept, 1e-9)
+    # Where most of them are the same picture nothing varies, and there is nothing beside the trigger.
+    kept = kept or 1.0
+    lost = 1 - float(remaining[near].min()) / kept
     is_told = lost >= max(1 - _MAX_REMAINING, _SPREAD_NOISE / len(flagged) ** 0.5)
     if is_told:
         mask = near & (remaining < kept * (1 - lost / 2))
     alpha = rough.blend_factor
     if is_told or len(flagged) >= _ENOUGH_FOR_BLEND:
-        alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median())))
+        alpha = min(1.0, max(_MIN_ALPHA, 1 - float(remaining[mask].median()) / kept))
     pattern = ((flagged.float().mean(0) - (1 - alpha) * usual.mean.float()) / alpha).clamp(0, 255)
     return PlantedTrigger(TriggerCandidate(mask, pattern.permute(2, 0, 1) * mask), alpha)
 

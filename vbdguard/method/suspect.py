@@ -57,6 +57,9 @@ class Suspect:
     """Whether painting it over would hide much of the image."""
     is_painted: bool
     """Whether it is painted over: where it is not wide, and where it hides what is below anyhow."""
+    left_below: float = 1.0
+    """Share of the usual standard deviation that is left of its carriers' content, where it hides too much of the image
+    to be painted over; else 1."""
     kin: int | None = None
     """Which of the triggers that several classes may share it is, if any."""
     is_common: bool = False
