@@ -143,6 +143,45 @@ def test_an_artefact_is_small_sharp_and_on_members_and_no_trigger_of_others(
     assert _artefacts([attack, (replace(sharp, kin=0), fit(0.68))]) == []
 
 
+def test_a_picture_below_which_nothing_is_seen_is_told_and_proves_nothing(
+    samples: Samples, levels: list[Level]
+) -> None:
+    members = samples.members(0)
+    images = samples.images.clone()
+    images[members[:10]] = images[members[0]].clone()
+    data = Samples(images, samples.labels, CLASSES)
+    level = image_levels(Population.of(data), data, CONFIG)[0]
+    picture = replace(suspect(data, level, 0, 5000.0), is_wide=True, is_painted=False, left_below=0.0)
+    assert _artefacts([(picture, fit(0.3))])[0].trigger.mask.all()
+    found = find_strangers(data, [picture], CONFIG, 0, Silent())
+    assert found.strangers == []
+    assert [one.label for one in found.artefacts] == [0]
+    assert torch.equal(found.artefacts[0].trigger.pattern, images[members[0]].permute(2, 0, 1).float())
+
+
+def test_a_proof_of_one_round_is_no_evidence_in_the_next(
+    samples: Samples, levels: list[Level], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four classes prove together what none proves alone; four that speak against it find room only later."""
+    kin = [
+        replace(suspect(samples, levels[0], label, 90.0 - label, slice(4 * (label // 4), 4 * (label // 4) + 4)), kin=0)
+        for label in range(6)
+    ]
+    seen: list[list[float]] = []
+
+    def judged(_: Samples, suspects: list[Suspect], *__: object, **___: object) -> Judged:
+        return [(one, replace(fit(0.4), p_value=0.01 * (1 + one.label))) for one in suspects]
+
+    def heard(alone: Judged, *_: object, **__: object) -> Judged:
+        seen.append([one.p_value for _, one in alone])
+        return [(one, replace(found, is_stranger=True, p_value=1e-9)) for one, found in alone]
+
+    monkeypatch.setattr("vbdguard.method.strangers.memberships", judged)
+    monkeypatch.setattr("vbdguard.method.strangers.together", heard)
+    find_strangers(samples, kin, CONFIG, 0, Silent())
+    assert seen == [[0.01, 0.02, 0.03, 0.04], [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]]
+
+
 @dataclass(frozen=True)
 class Brightness:
     """Takes bright images of the size of a level for carriers."""

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from vbdguard.method.samples import at_once
 from vbdguard.method.window import Window
-from vbdguard.method.window_detector import WindowDetector, seen_of_score
+from vbdguard.method.window_detector import WindowDetector, robust_scale, seen_of_score
 from vbdguard.method.window_net import WindowNet, network_pixels
-
-_LEAST_SCALE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class DenseDetector:
         few = at_once((usual.shape[1], usual.shape[2]))
         scores = torch.cat([bare._scores(chunk) for chunk in usual.split(few)])
         centre = scores.median(0).values
-        scale = 1.4826 * scores.sub_(centre).abs_().median(0).values + _LEAST_SCALE
+        scale = robust_scale(scores, centre, bare.kernels)
         return cls(detector.net, bare.kernels, first, places, centre, scale)
 
     @torch.no_grad()

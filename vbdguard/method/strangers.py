@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.blind_models import BlindFits, blind_fits
+from vbdguard.method.blind_models import LEAST_CONTRAST, BlindFits, blind_fits
 from vbdguard.method.cross_section import contents, cross_section, natural_distances
+from vbdguard.method.extent import shown_whole
 from vbdguard.method.kin_judgement import Judged, together
 from vbdguard.method.kin_reading import FEWEST_KIN
 from vbdguard.method.label_check import Membership, membership
@@ -26,6 +27,9 @@ _SHARP_GAIN, _SHARP_BOUNDARY, _SHARP_SIGNIFICANCE = 8.0, 2 / 3, 0.01
 less says that its carriers are strangers: on small sets the models that see no trigger know little."""
 _MOST, _SURE = 0.5, 2.0
 """Share of a class from which on its kept samples do not speak for it, and the log-odds that sure carriers have."""
+_MOST_BOUNDARY = 0.25
+"""Part of the way from strangers to members that such carriers may lie at where models are kept from them: whoever
+learns a class from its smaller part finds the larger one strange in any case."""
 _HARDLY = 0.1
 """Posterior above which a sample is kept from models that must not learn a trigger."""
 
@@ -37,7 +41,7 @@ class Belonging:
     strangers: list[Suspect]
     """With those that may show the same trigger."""
     artefacts: list[Suspect]
-    """What is surely pasted, on samples that clearly belong to their class."""
+    """What is surely pasted, on samples that clearly belong to their class, or of which nothing else is to be seen."""
 
 
 def find_strangers(
@@ -48,6 +52,7 @@ def find_strangers(
     Only so much of an image can be painted over. The suspects that explain most come first; where some found no room,
     another round follows for them, and as many as it takes for those that explain much.
     """
+    alone: Judged = []
     found: Judged = []
     weights = _weights(suspects)
     waiting = sorted(suspects, key=lambda suspect: (-weights[id(suspect)], -suspect.gain))
@@ -58,8 +63,8 @@ def find_strangers(
         strangers = [suspect for suspect, fit in found if fit.is_stranger]
         fits = _look_without_triggers(samples, shown, strangers, config, seed, progress)
         seen = [replace(suspect, blind=fits) for suspect in shown]
-        found += memberships(samples, seen, strangers, config, among=suspects)
-        found = together(found, config, chances=len(suspects))
+        alone += memberships(samples, seen, strangers, config, among=suspects)
+        found = together(alone, config, chances=len(suspects))
     for suspect in waiting:
         log.info("class %d: a pattern of %d pixels was not looked into", suspect.label, int(suspect.extent.sum()))
     for suspect, fit in found:
@@ -99,9 +104,12 @@ def _weights(suspects: list[Suspect]) -> dict[int, float]:
 
 
 def _artefacts(judged: Judged) -> list[Suspect]:
-    """Return what is surely pasted, and clearly on members, unless it is a trigger of other classes."""
+    """Return what is surely pasted, and clearly on members, unless it is a trigger of other classes.
+
+    And a picture below which nothing can be seen: nobody can say where its carriers belong.
+    """
     attacks = {suspect.kin for suspect, fit in judged if fit.is_stranger} - {None}
-    return [
+    marks = [
         suspect
         for suspect, fit in judged
         if not fit.is_stranger
@@ -109,6 +117,12 @@ def _artefacts(judged: Judged) -> list[Suspect]:
         and _is_sharp(suspect)
         and not (suspect.level.is_coarse or suspect.kin in attacks)
     ]
+    return marks + [shown_whole(suspect) for suspect, _ in judged if _hides_all(suspect)]
+
+
+def _hides_all(suspect: Suspect) -> bool:
+    """Return whether nothing can be seen below it."""
+    return suspect.left_below < LEAST_CONTRAST
 
 
 def _is_sharp(suspect: Suspect) -> bool:
@@ -148,7 +162,8 @@ def _look_without_triggers(
     is_hidden = torch.zeros_like(samples.labels, dtype=torch.bool)
     for suspect in (*strangers, *(suspect for suspect in suspects if not suspect.is_painted)):
         is_hidden[suspect.members] |= suspect.logits.sigmoid() > _HARDLY
-    return blind_fits(samples, masks, labels, is_hidden, config.label_check, seed=seed, progress=progress)
+    faded = [one.members[one.logits > 0] for one in suspects if one.left_below < 1 and not _hides_all(one)]
+    return blind_fits(samples, masks, labels, is_hidden, config.label_check, faded=faded, seed=seed, progress=progress)
 
 
 def memberships(
@@ -177,6 +192,7 @@ def memberships(
         if is_flagged.sum() < config.mixture.min_carriers:
             continue
         is_sharp = _is_sharp(suspect)
+        is_unlearned = not suspect.is_painted and is_flagged.sum() > _MOST * len(suspect.members)
         fit = membership(
             suspect.fits.fit(suspect.label).double().cpu().numpy(),
             labels == suspect.label,
@@ -186,9 +202,9 @@ def memberships(
             own_share=1 / samples.n_classes,
             # As many chances for an accident as there are suspects of a kind (Bonferroni).
             significance=_SHARP_SIGNIFICANCE / sharp if is_sharp else config.label_check.significance / len(among),
-            boundary=_SHARP_BOUNDARY if is_sharp else 0.5,
+            boundary=_MOST_BOUNDARY if is_unlearned else _SHARP_BOUNDARY if is_sharp else 0.5,
         )
-        judged.append((suspect, fit))
+        judged.append((suspect, replace(fit, is_stranger=False) if _hides_all(suspect) else fit))
     return _with_cross_sections(samples, judged, is_kept, config)
 
 

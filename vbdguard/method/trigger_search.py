@@ -53,7 +53,12 @@ def search(
     if not sights:
         progress.advance(samples.n_classes)
         return []
-    detector = fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
+
+    def fitted(sights: list[Sight]) -> WindowDetector:
+        return fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
+
+    # Side by side, be it with itself, so that it does not hang on the number of cores.
+    (detector,) = side_by_side(fitted, [sights], device=samples.device)
     planted, level = sights[0].reading.planted, kin[0].level
     top, left, height, width = planted.trigger.bbox
     likely = _likely_corners(samples, detector, planted.trigger.bbox, config, progress)

@@ -32,6 +32,8 @@ _PRIOR_LIMITS = (1e-4, 0.99)
 _FILTER_SAMPLES = 6000
 """Samples of other classes that a matched filter is made of, at most."""
 _CHUNK = 2048
+_LEAST_SCALE = 0.1
+"""Robust standard deviation of scores at least, as a share of the usual one."""
 _LOWEST_SCORE, _HIGHEST_SCORE, _SCORE_SCALE = -8.0, 24.0, 2.0
 
 
@@ -49,7 +51,7 @@ class MatchedFilter:
         """Return the filter with such weights, (D,), up to a factor, for clean windows, uint8 (n, h, w, C)."""
         scores = windows.flatten(1).float() @ weights
         centre = scores.median()
-        scale = 1.4826 * (scores - centre).abs().median() + 1e-12
+        scale = robust_scale(scores, centre, weights)
         return cls(weights / scale, float(centre / scale))
 
     def __call__(self, windows: Tensor) -> Tensor:
@@ -66,6 +68,16 @@ class MatchedFilters:
     def __call__(self, windows: Tensor) -> Tensor:
         """Return what the network sees of the score, float32 (n, 2), of uint8 windows (n, h, w, C)."""
         return seen_of_score(torch.stack([each(windows) for each in self.filters]).amax(0))
+
+
+def robust_scale(scores: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
+    """Return the robust standard deviation of scores, float32 (n, ...), around their medians, float32 (...).
+
+    Where most windows are the same, as on a white background, it would be nothing, and rounding would decide.
+    """
+    least = _LEAST_SCALE * scores.std(0, correction=0)
+    least = torch.where(least > 0, least, _LEAST_SCALE * weights.norm())
+    return (1.4826 * (scores - centre).abs_().median(0).values).maximum(least)
 
 
 def seen_of_score(score: Tensor) -> Tensor:

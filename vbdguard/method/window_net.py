@@ -28,7 +28,7 @@ class WindowNet(nn.Module):
     """Two 3 x 3 convolutions, a 2 x 2 max pool, one hidden layer that also sees the matched filter's score.
 
     Args:
-        input_shape: height, width (6 at least) and channels of the window.
+        input_shape: height, width (5 at least) and channels of the window.
         config: filters and hidden units.
         generator: CPU generator of weights.
     """
