@@ -18,6 +18,7 @@ from vbdguard.report import (
     TriggerReport,
 )
 from vbdguard.summary import summarise
+from vbdguard.wording import artefact_words
 
 DIGEST = "0123456789abcdef" * 4
 TRIGGER = TriggerReport((28, 28, 3, 3), 9, 0.5, "", "")
@@ -114,3 +115,12 @@ def test_an_artefact_is_named_and_the_data_are_clean() -> None:
     text = summarise(replace(report, classes=classes))
     assert text.startswith("vbdguard: CLEAN.")
     assert "class 2 thing2: a pattern (3 x 3 bottom right) on 80 of 100 samples, whose labels fit" in text
+
+
+def test_of_a_picture_that_hides_everything_nobody_says_that_the_labels_fit() -> None:
+    report = make()
+    height, width, _ = report.dataset.image_shape
+    picture = ArtefactReport(80, replace(TRIGGER, bbox=(0, 0, height, width), blend_factor=1.0))
+    entry = replace(report.classes[2], artefact=picture)
+    words = artefact_words(entry, report.dataset.image_shape)
+    assert words.endswith("on 80 of 100 samples, which show nothing else: look whether it belongs there")

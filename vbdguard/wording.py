@@ -48,7 +48,7 @@ def artefact_judgement(pattern: TriggerReport, shape: tuple[int, int, int]) -> s
     is_everywhere = place_words(pattern.bbox, shape) == WHOLE_IMAGE
     if is_everywhere and (pattern.blend_factor or 0.0) > _OPAQUE:
         return "which show nothing else: look whether it belongs there"
-    return "whose labels fit: an artefact, no poison"
+    return "whose labels fit as far as can be told: an artefact, no alarm"
 
 
 def trigger_words(trigger: TriggerReport, shape: tuple[int, int, int]) -> str:

@@ -130,12 +130,14 @@ def test_a_proven_trigger_of_three_classes_goes_on_to_the_detectors_wherever_it_
     assert len(_strangers_and_kin([*proven[:2], *alike])) == 2
 
 
-def test_an_artefact_is_small_sharp_and_on_members_and_no_trigger_of_others(
+def test_an_artefact_is_small_sharp_on_no_strangers_and_no_trigger_of_others(
     samples: Samples, levels: list[Level]
 ) -> None:
     sharp = suspect(samples, levels[0], 0, 120.0)
     assert _artefacts([(sharp, fit(0.68))]) == [sharp]
     assert _artefacts([(sharp, fit(0.5))]) == []
+    assert _artefacts([(sharp, replace(fit(0.5), n_flagged=12))]) == [sharp]
+    assert _artefacts([(sharp, replace(fit(0.3, is_stranger=True), n_flagged=12))]) == []
     assert _artefacts([(replace(sharp, gain=60.0), fit(0.68))]) == []
     assert _artefacts([(replace(sharp, is_wide=True), fit(0.68))]) == []
     assert _artefacts([(suspect(samples, levels[1], 0, 120.0), fit(0.68))]) == []

@@ -41,7 +41,7 @@ class Belonging:
     strangers: list[Suspect]
     """With those that may show the same trigger."""
     artefacts: list[Suspect]
-    """What is surely pasted, on samples that clearly belong to their class, or of which nothing else is to be seen."""
+    """What is surely pasted, on samples of which nothing says that they do not belong to their class."""
 
 
 def find_strangers(
@@ -104,16 +104,17 @@ def _weights(suspects: list[Suspect]) -> dict[int, float]:
 
 
 def _artefacts(judged: Judged) -> list[Suspect]:
-    """Return what is surely pasted, and clearly on members, unless it is a trigger of other classes.
+    """Return what is surely pasted on samples that are no strangers, unless it is a trigger of other classes.
 
-    And a picture below which nothing can be seen: nobody can say where its carriers belong.
+    They are clearly members, or nobody can say: of few samples, models learn too little to tell them apart, and below a
+    picture that hides all there is nothing to tell. What most of a class bears may be natural.
     """
     attacks = {suspect.kin for suspect, fit in judged if fit.is_stranger} - {None}
     marks = [
         suspect
         for suspect, fit in judged
         if not fit.is_stranger
-        and fit.is_clearly_of_members(_SHARP_BOUNDARY)
+        and (fit.is_clearly_of_members(_SHARP_BOUNDARY) or fit.n_flagged <= _MOST * len(suspect.members))
         and _is_sharp(suspect)
         and not (suspect.level.is_coarse or suspect.kin in attacks)
     ]
