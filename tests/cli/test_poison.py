@@ -110,6 +110,14 @@ def test_a_destination_in_use_is_left_alone(shards: Path) -> None:
     assert sorted(path.name for path in shards.iterdir()) == before
 
 
+def test_a_destination_in_the_source_is_refused(shards: Path) -> None:
+    before = sorted(path.name for path in shards.iterdir())
+    result = run(shards, shards / "drill", "--trigger", "waves")
+    assert result.exit_code == 2
+    assert f"{shards / 'drill'}: expected a folder apart from the source {shards}; choose another" in result.stderr
+    assert sorted(path.name for path in shards.iterdir()) == before
+
+
 def test_a_truncated_shard_is_refused_by_name(shards: Path, tmp_path: Path) -> None:
     path = shards / "train-000001.tar"
     path.write_bytes(path.read_bytes()[:20_000])

@@ -27,6 +27,7 @@ from vbdguard.errors import ConfigError, ReadError, SourceError
 from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import sample_digest
 from vbdguard.progress import Progress, Silent
+from vbdguard.sources.apart import check_apart
 from vbdguard.sources.base import RawSample, Shard, Source, Unreadable
 from vbdguard.sources.writing import ShardWriter, check_writable_folder, encode_image, staged_folder
 
@@ -111,11 +112,12 @@ def write_poisoned_copy(
         progress: hears of the two passes.
 
     Raises:
-        SourceError: if a sample cannot be read or has no label, or `dest` cannot be written.
+        SourceError: if a sample cannot be read or has no label, or `dest` cannot be written or lies in the source.
         ConfigError: if the attack does not fit the data.
     """
     listener = progress or Silent()
     check_writable_folder(dest)
+    check_apart(dest.resolve(), source)
     labels = _read_labels(source, listener)
     attack = {name: getattr(settings, name) for name in ("ratio", "mode", "target", "seed")}
     plan = plan_poisoning(labels.numbers, **attack)

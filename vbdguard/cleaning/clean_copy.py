@@ -23,8 +23,8 @@ from vbdguard import __version__
 from vbdguard.atomic import replacing, write_atomically
 from vbdguard.cleaning.places import (
     CleanFolders,
-    check_apart,
     check_fit,
+    check_folders_apart,
     check_nothing_else,
     check_space,
     claimed,
@@ -110,7 +110,7 @@ def clean(
     opened = open_source(source, label_key=config.label_key, folder_rule=config.folder_rule)
     folders = clean_folders(Path(dest), None if quarantine is None else Path(quarantine))
     _check_files(opened)
-    check_apart(folders, opened)
+    check_folders_apart(folders, opened)
     check_fit(folders)
     options: dict[str, Any] = {"cache_dir": cache_dir, "use_cache": use_cache, "progress": progress}
     if report is None:

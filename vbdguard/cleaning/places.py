@@ -22,6 +22,7 @@ from typing import Any
 
 from vbdguard.atomic import ASIDE_PATTERN, PARTIAL_PATTERN, write_atomically
 from vbdguard.errors import SourceError
+from vbdguard.sources.apart import check_apart, overlap
 from vbdguard.sources.base import Shard, Source
 from vbdguard.sources.cutting import Places
 from vbdguard.sources.files import is_url
@@ -69,25 +70,18 @@ def clean_folders(dest: Path, quarantine: Path | None) -> CleanFolders:
     return CleanFolders(full, beside if quarantine is None else quarantine.resolve())
 
 
-def check_apart(folders: CleanFolders, source: Source) -> None:
+def check_folders_apart(folders: CleanFolders, source: Source) -> None:
     """Make sure that nothing is written into the source, nor the quarantine into the copy.
 
     Raises:
         SourceError: if a folder lies in another one.
     """
-    if _overlap(folders.dest, folders.quarantine):
+    if overlap(folders.dest, folders.quarantine):
         raise SourceError(
             f"expected the quarantine beside the copy, got {folders.quarantine} and {folders.dest}: one holds the other"
         )
-    named = {Path(name).resolve() for name in source.names if not is_url(name) and Path(name).is_dir()}
-    homes = {Path(path).resolve().parent for shard in source.shards for path in _local_files(shard)}
     for folder in (folders.dest, folders.quarantine):
-        for given in named:
-            if _overlap(folder, given):
-                raise SourceError(f"{folder}: expected a folder apart from the source {given}; choose another")
-        for home in homes:
-            if folder == home or folder in home.parents:
-                raise SourceError(f"{folder}: holds shards of the source; choose another folder")
+        check_apart(folder, source)
 
 
 @contextmanager
@@ -244,17 +238,8 @@ def _all(places: Places) -> tuple[Path, Path, Path]:
     return places.kept, places.flagged, places.skipped
 
 
-def _overlap(one: Path, other: Path) -> bool:
-    return one == other or one in other.parents or other in one.parents
-
-
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
-
-
-def _local_files(shard: Shard) -> list[str]:
-    """Return the shard's file where it is one on this machine; a folder of images is known by its own name."""
-    return [] if isinstance(shard, FolderShard) else [path for path in _files(shard) if not is_url(path)]
 
 
 def _files(shard: Shard) -> list[str]:
