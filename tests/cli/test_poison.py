@@ -51,6 +51,15 @@ def test_a_scan_reads_the_copy_by_the_keys_and_digests_of_the_truth(shards: Path
     assert "Reading the labels" in result.stderr
 
 
+def test_nobody_is_warned_of_the_files_beside_a_copy(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(shards, tmp_path / "drill", "--trigger", "waves")
+    with caplog.at_level("WARNING"):
+        open_source(tmp_path / "drill")
+    assert not caplog.messages
+
+
 def test_an_image_folder_becomes_numbered_shards(tmp_path: Path) -> None:
     for number in range(12):
         folder = tmp_path / "images" / ("cat" if number % 2 else "dog")

@@ -190,7 +190,7 @@ def test_folder_says_what_it_took_and_what_it_left(
         (tmp_path / "more.zip").write_bytes(b"PK")
         open_source(tmp_path)
     [message] = caplog.messages
-    assert message.endswith("took 1 files, left README.md, more.zip")
+    assert message.endswith("took 1 file, left README.md, more.zip")
 
 
 def test_missing_things_are_named(tmp_path: Path, tar: Callable[[str], Path]) -> None:

@@ -28,6 +28,7 @@ from vbdguard.sources.remote import filesystem
 from vbdguard.sources.secrets import shown_name, without_query, without_secrets
 from vbdguard.sources.shards import ShardSource, expand
 from vbdguard.sources.tar import TarShard
+from vbdguard.wording import count_words
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ _MAX_STATE = 16 << 20
 """Bytes of a state.json."""
 _SIDECARS = (".md", ".json", ".txt", ".yaml", ".yml", ".toml", ".lock", ".dvc", ".idx", ".index", ".html", ".pdf")
 """What lies beside shards and is nobody's training data."""
+_OWN_FILES = ("poison.json", "truth.jsonl", "vbdguard-clean.json")
+"""What vbdguard itself writes beside shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +286,9 @@ def _tell_what_is_left(root: str, taken: Sequence[str]) -> None:
     if not left:
         return
     shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
-    is_usual = all(name.lower().endswith(_SIDECARS) or "." not in name for name in left)
-    log.log(logging.INFO if is_usual else logging.WARNING, "%s: took %d files, left %s", root, len(taken), shown)
+    is_usual = all(name.lower().endswith(_SIDECARS) or "." not in name or name in _OWN_FILES for name in left)
+    level = logging.INFO if is_usual else logging.WARNING
+    log.log(level, "%s: took %s, left %s", root, count_words(len(taken), "file"), shown)
 
 
 def _holds_images(folder: Path) -> bool:
