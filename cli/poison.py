@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .scan_options import label_options
+
 if TYPE_CHECKING:
     from vbdguard.attacks.triggers import Trigger
 
@@ -58,7 +60,7 @@ class PositionType(click.ParamType[tuple[int, int]]):
     type=click.IntRange(1, 95),
     help="Write poisoned images as JPEG 4:2:0 of this quality.  [default: PNG, lossless]",
 )
-@click.option("--label-key", metavar="KEY", help="Member suffix, JSON key or column that holds the label.")
+@label_options
 @click.pass_context
 def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: Path | None, **settings: Any) -> None:
     """Write a poisoned copy of SOURCE as WebDataset shards into the new folder DEST.
@@ -92,11 +94,11 @@ def poison(ctx: click.Context, /, source: str, dest: Path, trigger: str, mask: P
         and ctx.get_parameter_source("target") is not click.core.ParameterSource.DEFAULT
     ):
         raise click.UsageError("--target has no meaning with --mode all-to-all: each class gets the next one's label")
-    label_key = settings.pop("label_key")
+    labels = {name: settings.pop(name) for name in ("label_key", "folder_rule")}
     attack = PoisonSettings(trigger=named_trigger(trigger, mask), **settings)
     console = make_console(stderr=True)
     with showing_progress(console) as progress:
-        copy = write_poisoned_copy(open_source(source, label_key=label_key), dest, attack, progress=progress)
+        copy = write_poisoned_copy(open_source(source, **labels), dest, attack, progress=progress)
     folder = printable(str(dest))
     shards = f"{copy.shards} shard{'' if copy.shards == 1 else 's'}"
     click.echo(f"{copy.samples:,} samples in {shards} in {folder}, {copy.poisoned:,} of them poisoned")

@@ -30,14 +30,7 @@ def scan_options(command: Command) -> Command:
     """Add the options that `scan_config` turns into settings."""
     return with_options(
         settings_option(command),
-        click.option(
-            "--label-key", metavar="KEY", help="Tar member suffix, JSON key, column or array that holds the label."
-        ),
-        click.option(
-            "--folder-rule",
-            type=click.Choice(get_args(FolderRule)),
-            help="Whose rule labels a folder of images.  [default: asks where they differ]",
-        ),
+        label_options,
         click.option(
             "--run-commands",
             is_flag=True,
@@ -99,6 +92,21 @@ def scan_options(command: Command) -> Command:
             default=WORKER_MEMORY,
             show_default=True,
             help="Memory that each reading process may take.",
+        ),
+    )
+
+
+def label_options(command: Command) -> Command:
+    """Add the options that say which labels a source has."""
+    return with_options(
+        command,
+        click.option(
+            "--label-key", metavar="KEY", help="Tar member suffix, JSON key, column or array that holds the label."
+        ),
+        click.option(
+            "--folder-rule",
+            type=click.Choice(get_args(FolderRule)),
+            help="Whose rule labels a folder of images.  [default: asks where they differ]",
         ),
     )
 

@@ -71,6 +71,18 @@ def test_an_image_folder_becomes_numbered_shards(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "drill" / "poison.json").read_text())["class_names"] == {"0": "cat", "1": "dog"}
 
 
+def test_a_folder_that_two_rules_label_differently_is_poisoned_by_the_one_named(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = tmp_path / "images" / ("cat" if number % 2 else "dog") / ("old" if number % 3 else "new")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 24), (number * 20, 0, 0)).save(folder / f"{number}.png")
+    arguments = (tmp_path / "images", tmp_path / "drill", "--trigger", "waves")
+    assert "--folder-rule torchvision" in " ".join(run(*arguments).stderr.split())
+    result = run(*arguments, "--folder-rule", "huggingface")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "drill" / "poison.json").read_text())["class_names"] == {"0": "new", "1": "old"}
+
+
 def test_a_sticker_from_a_file_goes_where_it_is_told(shards: Path, tmp_path: Path) -> None:
     Image.new("RGBA", (4, 5), (1, 2, 3, 255)).save(tmp_path / "sticker.png")
     result = run(shards, tmp_path / "drill", "--trigger", tmp_path / "sticker.png", "--position", "6,7", "--ratio", 1)
