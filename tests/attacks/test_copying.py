@@ -169,6 +169,14 @@ def test_a_source_that_cannot_be_poisoned_says_which_sample(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", [Unreadable, ReadError])
+def test_where_the_label_has_to_be_named_nothing_else_is_asked_for(kind: type, tmp_path: Path) -> None:
+    words = ("no-label-column", "expected a label column, got fine, coarse; name it with --label-key")
+    broken = Unreadable("img_x", *words) if kind is Unreadable else ReadError(*words)
+    with pytest.raises(SourceError, match="name it with --label-key$"):
+        write_poisoned_copy(source_of([broken]), tmp_path / "drill", PoisonSettings(trigger="waves"))
+
+
 def test_a_source_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Growing(ListShard):

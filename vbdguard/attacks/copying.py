@@ -225,10 +225,15 @@ def _shard_samples(shard: Shard) -> Iterator[RawSample]:
     try:
         for item in shard.read():
             if isinstance(item, Unreadable):
-                raise SourceError(f"{item.key}: {item.reason}: {item.detail}; {_REMEDY}")
+                raise SourceError(_with_remedy(f"{item.key}: {item.reason}: {item.detail}"))
             yield item
     except ReadError as error:
-        raise SourceError(f"{shard.name}: {error}; {_REMEDY}") from error
+        raise SourceError(_with_remedy(f"{shard.name}: {error}")) from error
+
+
+def _with_remedy(words: str) -> str:
+    """Add what to do, unless nothing is broken and only the label has to be named."""
+    return words if "--label-key" in words else f"{words}; {_REMEDY}"
 
 
 def _write_settings(path: Path, settings: PoisonSettings, *, source: Source, labels: _Labels, poisoned: int) -> None:
