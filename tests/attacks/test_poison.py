@@ -140,8 +140,13 @@ def test_a_plan_that_cannot_be_says_why(settings_: dict[str, object], message: s
 
 
 def test_one_class_cannot_be_attacked() -> None:
-    with pytest.raises(ConfigError, match="at least two classes"):
+    with pytest.raises(ConfigError, match="of at least two classes, got 50 samples of 1 class; name the whole data"):
         plan_poisoning([3] * 50, ratio=0.1, target=3)
+
+
+def test_labels_of_more_than_one_axis_cannot_be_attacked() -> None:
+    with pytest.raises(ConfigError, match=r"one label for each sample \(N,\), got labels of shape \(2, 2\)"):
+        plan_poisoning([[0, 1], [1, 0]], ratio=0.5)
 
 
 def test_poisoned_arrays_hold_the_trigger_exactly_where_the_truth_says() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vbdguard.attacks.triggers import Mode, Size, Trigger, frame_trigger
 from vbdguard.errors import ConfigError
+from vbdguard.wording import count_words
 
 _ROUNDING_SLACK = 1e-6
 """Added before the floor: 0.9 * 255 + 0.1 * 255 is 254.99999999999997 in floating point and 255 by Eq. 1."""
@@ -178,8 +179,13 @@ def _checked_count(
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
     if not 0 < ratio <= 1:
         raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
-    if labels.ndim != 1 or len(classes) < 2:
-        raise ConfigError(f"an attack needs labels (N,) of at least two classes, got {labels.shape}, {len(classes)}")
+    if labels.ndim != 1:
+        raise ConfigError(f"an attack needs one label for each sample (N,), got labels of shape {labels.shape}")
+    if len(classes) < 2:
+        raise ConfigError(
+            f"an attack needs samples of at least two classes, got {count_words(len(labels), 'sample')} of "
+            f"{count_words(len(classes), 'class', 'classes')}; name the whole data set"
+        )
     if mode == "all-to-one" and target not in classes:
         known = ", ".join(str(label) for label in classes[:20]) + (", ..." if len(classes) > 20 else "")
         raise ConfigError(f"target must be one of the set's labels ({known}), got {target}")
