@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import subprocess
@@ -191,6 +192,22 @@ def test_folder_says_what_it_took_and_what_it_left(
         open_source(tmp_path)
     [message] = caplog.messages
     assert message.endswith("took 1 file, left README.md, more.zip")
+
+
+def test_a_class_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, scandir = str(tmp_path / "dog"), os.scandir
+
+    def guarded_scandir(path: str) -> object:
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return scandir(path)
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    monkeypatch.setattr(os, "scandir", guarded_scandir)  # whoever runs as root may read everything
+    with pytest.raises(SourceError, match="dog: cannot be read: Permission denied; grant access or move it away"):
+        open_source(tmp_path)
 
 
 def test_missing_things_are_named(tmp_path: Path, tar: Callable[[str], Path]) -> None:

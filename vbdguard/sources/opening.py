@@ -71,12 +71,17 @@ def open_source(
         run_commands: whether `pipe:` names run as shell commands, with all that the user may do.
 
     Raises:
-        SourceError: if it does not exist, mixes kinds, or cannot be understood.
+        SourceError: if it does not exist, may not be read, mixes kinds, or cannot be understood.
         NothingToScanError: if there is no labelled image in it.
     """
     reading = Reading(label_key, folder_rule, run_commands)
     try:
         return _open(source, reading)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        what = f"{error.filename}: cannot be read: {error.strerror}"
+        raise SourceError(f"{what}; grant access or move it away") from error
     except SourceError as error:
         if (words := without_secrets(str(error))) == str(error):
             raise
