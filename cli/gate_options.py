@@ -10,6 +10,7 @@ import click
 
 from .options import parse_percent
 from .scan_options import Command, with_options
+from .settings_option import file_that_set
 
 if TYPE_CHECKING:
     from vbdguard.findings import Finding
@@ -76,8 +77,10 @@ def read_baseline(path: Path | None) -> Any:
     from vbdguard.baseline import Baseline
 
     if not path.exists():
+        file = file_that_set(click.get_current_context(), "baseline")
+        named = "" if file is None else f", which {file} names"
         raise click.UsageError(
-            f"there is no baseline {path}; make one from a saved report: "
+            f"there is no baseline {path}{named}; make one from a saved report: "
             f"vbdguard baseline update report.json --baseline {path} --reason TEXT"
         )
     return Baseline.read(path)

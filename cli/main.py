@@ -16,6 +16,7 @@ from vbdguard import __version__
 from vbdguard.errors import NothingToScanError, VBDGuardError
 from vbdguard.escaping import printable
 
+from .settings_option import settings_error
 from .signals import StoppedError, stopped_by_signals
 
 COMMANDS = {
@@ -159,6 +160,9 @@ def _report_failure(error: BaseException, *, with_traceback: bool) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, _InputOutputError) and error.is_closed_pipe:
         return EXIT_FAILED  # whoever read our output has left; nobody to tell
+    if isinstance(error, click.UsageError) and (words := settings_error(error)) is not None:
+        _say(f"error: {words}")
+        return EXIT_FAILED
     if isinstance(error, click.ClickException):
         error.show()
         return EXIT_FAILED

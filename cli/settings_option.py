@@ -42,6 +42,27 @@ def settings_option(command: Command) -> Command:
     )(told)  # type: ignore[return-value]
 
 
+def file_that_set(ctx: click.Context, name: str | None) -> Path | None:
+    """Return the settings file that gave an option its value; None where it is typed, or the default.
+
+    Args:
+        ctx: of the command.
+        name: the option's name as a parameter, such as `image_size`.
+    """
+    found: tuple[Path, dict[str, Any]] | None = ctx.meta.get(_META)
+    if found is None or name is None or ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT_MAP:
+        return None
+    return found[0]
+
+
+def settings_error(error: click.UsageError) -> str | None:
+    """Return what to say of a value that a settings file gave; None where the command line is to blame."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return None
+    path = file_that_set(error.ctx, error.param.name)
+    return None if path is None else f"{path}: {(error.param.name or '').replace('_', '-')}: {error.message}"
+
+
 def _settings_line(ctx: click.Context) -> str | None:
     """Return one line that says which file set what for this command; None where none did."""
     found: tuple[Path, dict[str, Any]] | None = ctx.meta.get(_META)

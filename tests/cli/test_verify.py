@@ -252,11 +252,22 @@ def test_the_cache_of_a_project_is_the_one_that_is_shown_and_cleared(
     assert "kept" in run("cache", "clear", "--yes").stdout
 
 
-def test_a_settings_file_with_a_bad_value_is_refused_as_if_typed(clean: Path) -> None:
+def test_a_bad_value_in_a_settings_file_is_blamed_on_the_file(clean: Path) -> None:
     (clean / "vbdguard.toml").write_text("image-size = '3x'\n")
     result = run("scan", "data")
     assert result.exit_code == 2
-    assert "expected pixels as N or HxW" in result.stderr
+    assert f"{clean / 'vbdguard.toml'}: image-size: expected pixels as N or HxW" in result.stderr
+    assert "--image-size" not in result.stderr
+    assert "Invalid value for '--image-size'" in run("scan", "data", "--image-size", "4x").stderr
+
+
+def test_a_baseline_that_is_missing_is_blamed_on_the_file_that_names_it(clean: Path) -> None:
+    (clean / "vbdguard.toml").write_text("baseline = 'gone.json'\n")
+    result = run("scan", "data")
+    assert result.exit_code == 2
+    words = " ".join(result.stderr.split())
+    assert f"there is no baseline gone.json, which {clean / 'vbdguard.toml'} names; make one" in words
+    assert "there is no baseline typed.json; make one" in run("scan", "data", "--baseline", "typed.json").stderr
 
 
 def test_a_receipt_that_cannot_be_written_is_refused_before_the_scan(clean: Path) -> None:
