@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from vbdguard.config import LARGEST_SIDE, SMALLEST_SIDE
 from vbdguard.formats.rendering import SUFFIXES, format_of
 
 
@@ -61,7 +62,10 @@ def parse_image_size(_: click.Context, __: click.Parameter, value: str | None) -
     if match is None:
         raise click.BadParameter(f"expected pixels as N or HxW, such as 32 or 48x64, got {value!r}")
     height = int(match[1])
-    return height, int(match[2]) if match[2] else height
+    width = int(match[2]) if match[2] else height
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (height, width)):
+        raise click.BadParameter(f"expected {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side, got {value}")
+    return height, width
 
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -17,6 +17,8 @@ from vbdguard.errors import ConfigError
 Preset = Literal["default", "paper"]
 FolderRule = Literal["torchvision", "huggingface"]
 
+SMALLEST_SIDE, LARGEST_SIDE = 8, 512
+"""Pixels a side that a scan can look at."""
 SHARD_TIMEOUT = 1800.0
 """Seconds: gigabytes over a slow network take their time, and a shard that hangs is rare."""
 WORKER_MEMORY = 4096
@@ -338,8 +340,9 @@ class ScanConfig:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
         size = self.canonical_size
-        if size is not None and not all(8 <= side <= 512 for side in size):
-            raise ConfigError(f"image_size must be 8 to 512 pixels a side, got {self.image_size}")
+        if size is not None and not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
+            sides = f"{SMALLEST_SIDE} to {LARGEST_SIDE}"
+            raise ConfigError(f"image_size must be {sides} pixels a side, got {self.image_size}")
         object.__setattr__(self, "image_size", size)  # one spelling, so that equal settings are equal
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"jobs must be at least 1, got {self.jobs}")

@@ -189,6 +189,11 @@ def test_bad_usage_ends_with_2_before_the_scan(options: tuple[str, ...], scanner
     assert not scanner.calls
 
 
+def test_an_image_size_out_of_range_is_told_in_the_words_of_the_command_line() -> None:
+    words = " ".join(run("shards/", "--image-size", "0").stderr.split())
+    assert "Invalid value for '--image-size': expected 8 to 512 pixels a side, got 0" in words
+
+
 def test_options_reach_the_scan(scanner: FakeScanner, tmp_path: Path) -> None:
     run(
         *("a.tar", "b.tar", "--preset", "paper", "--seed", "7", "--device", "cpu", "--image-size", "48x64"),
