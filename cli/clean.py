@@ -129,7 +129,7 @@ def _show(copy: CleanCopy, options: dict[str, Any]) -> None:
             name = f"{entry.label} {printable(entry.name)}" if entry.name != str(entry.label) else entry.name
             click.echo(f"  class {name}: {entry.kept:,} kept{moved}, {entry.flagged:,} quarantined")
     click.echo(_shards(copy, is_dry_run=is_dry_run))
-    for line in _warnings(copy):
+    for line in _warnings(copy, is_dry_run=is_dry_run):
         click.echo(f"vbdguard: warning: {line}", err=True)
     if is_dry_run:
         click.echo(f"nothing was written; without --dry-run the copy goes to {dest}, the rest to {quarantine}")
@@ -153,7 +153,8 @@ def _shards(copy: CleanCopy, *, is_dry_run: bool) -> str:
     return whole + (f"; {copy.resumed_shards:,} stood already from an earlier run" if copy.resumed_shards else "")
 
 
-def _warnings(copy: CleanCopy) -> list[str]:
+def _warnings(copy: CleanCopy, *, is_dry_run: bool) -> list[str]:
+    from vbdguard.escaping import printable
     from vbdguard.wording import class_words, count_words
 
     lines = [
@@ -162,10 +163,8 @@ def _warnings(copy: CleanCopy) -> list[str]:
         for entry in copy.unmended
     ]
     if copy.skipped:
-        lines.append(
-            f"{count_words(copy.skipped, 'entry', 'entries')} skipped, reasons.jsonl says why; "
-            "--allow-skipped accepts that"
-        )
+        why = "" if is_dry_run else f", {printable(str(copy.quarantine / 'reasons.jsonl'))} says why"
+        lines.append(f"{count_words(copy.skipped, 'entry', 'entries')} skipped{why}; --allow-skipped accepts that")
     return lines
 
 

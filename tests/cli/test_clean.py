@@ -89,7 +89,17 @@ def test_what_is_skipped_is_not_passed_over(
     result = run(broken, tmp_path / "out", "--report", tmp_path / "report.json", *options)
     assert result.exit_code == code, result.output
     assert "5 kept + 0 quarantined + 1 skipped = 6" in result.stdout
-    assert "1 entry skipped, reasons.jsonl says why; --allow-skipped accepts that" in result.stderr
+    reasons = tmp_path / "out.quarantine" / "reasons.jsonl"
+    assert reasons.exists()
+    assert f"1 entry skipped, {reasons} says why; --allow-skipped accepts that" in result.stderr
+
+
+def test_a_dry_run_names_no_file_that_it_does_not_write(
+    broken: Path, tmp_path: Path, report_flagging: Flagging
+) -> None:
+    (tmp_path / "report.json").write_text(report_flagging(str(broken), {}).to_json())
+    result = run(broken, tmp_path / "out", "--report", tmp_path / "report.json", "--dry-run")
+    assert "1 entry skipped; --allow-skipped accepts that" in result.stderr
 
 
 def test_a_trigger_without_flagged_samples_is_no_success(
