@@ -247,7 +247,7 @@ class LabelCheckConfig:
     max_side: int = 32
     """Images of this many pixels a side, or more, are judged by a copy halved once, and on until it is no larger."""
     max_blanked: float = 0.25
-    """Share of the image up to which triggers are painted over."""
+    """Share of the image up to which triggers are painted over, not counting a pixel around each."""
     max_opaque: float = 0.75
     """The same for triggers that hide what is below them."""
     rounds: int = 3

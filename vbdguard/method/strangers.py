@@ -182,7 +182,7 @@ def memberships(
         suspects: those asked for; models that cannot see their triggers have looked.
         strangers: others whose carriers are no honest samples either.
         config: all settings.
-        among: all suspects of the scan, any of which might be accused by accident.
+        among: all suspects that are left at this stage, any of which might be accused by accident.
     """
     labels = samples.labels.cpu().numpy()
     flagged = [suspect.flagged_among(len(samples)) for suspect in suspects]
