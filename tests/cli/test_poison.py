@@ -93,6 +93,21 @@ def test_a_sticker_from_a_file_goes_where_it_is_told(shards: Path, tmp_path: Pat
         assert (pixels[6:11, 7:11] == (1, 2, 3)).all()
 
 
+@pytest.mark.parametrize(
+    ("width", "blend_factor", "code"), [(32, 1, 0), (40, 1, 2), (40, 0.2, 0)], ids=["of its size", "larger", "blended"]
+)
+def test_a_picture_larger_than_the_images_is_blended_in_but_hides_none(
+    width: int, blend_factor: float, code: int, shards: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (width, 32), (1, 2, 3)).save(tmp_path / "big.png")
+    result = run(shards, tmp_path / "drill", "--trigger", tmp_path / "big.png", "--blend-factor", blend_factor)
+    assert result.exit_code == code, result.output
+    if code:
+        words = " ".join(result.stderr.split())
+        assert "trigger 'big' of 32 x 40 pixels is larger than an image of 32 x 32 and would hide it; choose" in words
+        assert not (tmp_path / "drill").exists()
+
+
 def _file(data: bytes) -> object:
     import io
 
