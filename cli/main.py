@@ -134,7 +134,8 @@ def main() -> None:
       vbdguard verify shards/                         still those of the receipt?
       vbdguard clean shards/ clean/                   a copy without the poison
       vbdguard train shards/ -o model/                trained on what is kept
-      vbdguard poison shards/ drill/ --trigger waves  does a scan find it?
+      vbdguard poison shards/ drill/ --trigger white_grid
+                                                      does a scan find it?
 
     \b
     Exit codes:

@@ -146,7 +146,7 @@ def train(ctx: click.Context, /, sources: tuple[str, ...], output: Path, **optio
                                                       beside one of everything
       vbdguard train shards/ -o mended/ --init bad.safetensors --policy unlearn
                                                       mend a poisoned model
-      vbdguard train drill/ -o model/ --test test/ --trigger waves --target 3
+      vbdguard train drill/ -o model/ --test test/ --trigger white_grid --target 3
                                                       try the attack of a drill
 
     \b

@@ -165,7 +165,7 @@ def test_a_source_that_cannot_be_poisoned_says_which_sample(
 ) -> None:
     source = source_of([*natural_samples(9), broken])
     with pytest.raises((SourceError, ConfigError), match=message):
-        write_poisoned_copy(source, tmp_path / "drill", PoisonSettings(trigger="waves", ratio=1.0))
+        write_poisoned_copy(source, tmp_path / "drill", PoisonSettings(trigger="waves", blend_factor=0.2, ratio=1.0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,7 +174,7 @@ def test_where_the_label_has_to_be_named_nothing_else_is_asked_for(kind: type, t
     words = ("no-label-column", "expected a label column, got fine, coarse; name it with --label-key")
     broken = Unreadable("img_x", *words) if kind is Unreadable else ReadError(*words)
     with pytest.raises(SourceError, match="name it with --label-key$"):
-        write_poisoned_copy(source_of([broken]), tmp_path / "drill", PoisonSettings(trigger="waves"))
+        write_poisoned_copy(source_of([broken]), tmp_path / "drill", PoisonSettings(trigger="waves", blend_factor=0.2))
 
 
 def test_a_source_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
@@ -196,7 +196,9 @@ def test_a_source_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> 
 
     for shard in (Growing("grows", [], []), Shrinking("shrinks", [], [])):
         with pytest.raises(SourceError, match="the source changed|as in the first pass"):
-            write_poisoned_copy(ListSource([shard]), tmp_path / "drill", PoisonSettings(trigger="waves"))
+            write_poisoned_copy(
+                ListSource([shard]), tmp_path / "drill", PoisonSettings(trigger="waves", blend_factor=0.2)
+            )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,7 +54,7 @@ def test_a_scan_reads_the_copy_by_the_keys_and_digests_of_the_truth(shards: Path
 def test_nobody_is_warned_of_the_files_beside_a_copy(
     shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(shards, tmp_path / "drill", "--trigger", "waves")
+    run(shards, tmp_path / "drill", "--trigger", "waves", "--blend-factor", 0.2)
     with caplog.at_level("WARNING"):
         open_source(tmp_path / "drill")
     assert not caplog.messages
@@ -76,7 +76,7 @@ def test_a_folder_that_two_rules_label_differently_is_poisoned_by_the_one_named(
         folder = tmp_path / "images" / ("cat" if number % 2 else "dog") / ("old" if number % 3 else "new")
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 24), (number * 20, 0, 0)).save(folder / f"{number}.png")
-    arguments = (tmp_path / "images", tmp_path / "drill", "--trigger", "waves")
+    arguments = (tmp_path / "images", tmp_path / "drill", "--trigger", "waves", "--blend-factor", 0.2)
     assert "--folder-rule torchvision" in " ".join(run(*arguments).stderr.split())
     result = run(*arguments, "--folder-rule", "huggingface")
     assert result.exit_code == 0, result.output
@@ -94,9 +94,9 @@ def test_a_sticker_from_a_file_goes_where_it_is_told(shards: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("width", "blend_factor", "code"), [(32, 1, 0), (40, 1, 2), (40, 0.2, 0)], ids=["of its size", "larger", "blended"]
+    ("width", "blend_factor", "code"), [(32, 1, 2), (40, 1, 2), (40, 0.2, 0)], ids=["of its size", "larger", "blended"]
 )
-def test_a_picture_larger_than_the_images_is_blended_in_but_hides_none(
+def test_a_picture_over_the_whole_image_is_blended_in_but_hides_none(
     width: int, blend_factor: float, code: int, shards: Path, tmp_path: Path
 ) -> None:
     Image.new("RGB", (width, 32), (1, 2, 3)).save(tmp_path / "big.png")
@@ -104,7 +104,7 @@ def test_a_picture_larger_than_the_images_is_blended_in_but_hides_none(
     assert result.exit_code == code, result.output
     if code:
         words = " ".join(result.stderr.split())
-        assert "trigger 'big' of 32 x 40 pixels is larger than an image of 32 x 32 and would hide it; choose" in words
+        assert "trigger 'big' leaves nothing of an image at blend factor 1; choose 0.2, say" in words
         assert not (tmp_path / "drill").exists()
 
 
@@ -157,7 +157,7 @@ def test_a_destination_in_the_source_is_refused(shards: Path) -> None:
 def test_a_truncated_shard_is_refused_by_name(shards: Path, tmp_path: Path) -> None:
     path = shards / "train-000001.tar"
     path.write_bytes(path.read_bytes()[:20_000])
-    result = run(shards, tmp_path / "drill", "--trigger", "waves")
+    result = run(shards, tmp_path / "drill", "--trigger", "waves", "--blend-factor", 0.2)
     assert result.exit_code == 2
     assert "train-000001.tar" in result.stderr
     assert "remove what is broken" in result.stderr

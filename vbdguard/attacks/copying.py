@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vbdguard import __version__
 from vbdguard.attacks.poison import PoisonPlan, blend, check_blend_factor, plan_poisoning
-from vbdguard.attacks.triggers import Mode, Size, Trigger, check_hides_no_image, frame_trigger
+from vbdguard.attacks.triggers import Mode, Size, Trigger, frame_trigger
 from vbdguard.errors import ConfigError, ReadError, SourceError
 from vbdguard.ingest.decode import decode_image
 from vbdguard.ingest.digest import sample_digest
@@ -198,9 +198,10 @@ class _Stamp:
 
     def _frame(self, size: Size, rank: int) -> Trigger:
         attack = self._settings
-        if attack.blend_factor == 1:
-            check_hides_no_image(attack.trigger, size)
-        return frame_trigger(attack.trigger, size, mode=attack.mode, position=attack.position, rank=rank)
+        framed = frame_trigger(attack.trigger, size, mode=attack.mode, position=attack.position, rank=rank)
+        if attack.blend_factor == 1 and framed.mask.all():
+            raise ConfigError(f"trigger {framed.name!r} leaves nothing of an image at blend factor 1; choose 0.2, say")
+        return framed
 
 
 def _read_labels(source: Source, progress: Progress) -> _Labels:

@@ -201,25 +201,6 @@ def frame_trigger(
     return place(crop(trigger) if position is not None else trigger, size, position)
 
 
-def check_hides_no_image(trigger: str | Trigger, size: Size) -> None:
-    """Check that an opaque trigger is no picture that would be shrunk to cover an image of a given size.
-
-    Args:
-        trigger: a name from `BUILT_IN`, or a trigger of one's own.
-        size: height and width of the image.
-
-    Raises:
-        ConfigError: if it is.
-    """
-    if isinstance(trigger, str) or not trigger.is_full_image:
-        return
-    if trigger.size[0] > size[0] or trigger.size[1] > size[1]:
-        raise ConfigError(
-            f"trigger {trigger.name!r} of {_text(trigger.size)} pixels is larger than an image of {_text(size)} and "
-            "would hide it; choose a smaller trigger, or a blend factor below 1 for a picture over the whole image"
-        )
-
-
 def draw_waves(size: Size) -> NDArray[np.uint8]:
     """Return uint8 (H, W, 3): smooth coloured waves that cross each other, one direction and pace per channel.
 
