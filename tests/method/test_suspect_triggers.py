@@ -14,10 +14,12 @@ from textures import as_pixels, smooth_noise
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.extent import shown_whole
 from vbdguard.method.level import image_levels
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect import Suspect
-from vbdguard.method.suspect_triggers import LOOKS, find_suspect_triggers
+from vbdguard.method.suspect_triggers import LOOKS, _template, _with_those_searched_for, find_suspect_triggers
+from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.progress import Silent
 
 SIDE, CLASSES = 24, 8
@@ -165,3 +167,24 @@ def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
     assert (max(suspect.gain for suspect in found) == 1e6) == is_searched
     if not is_searched and showing == n_classes:
         assert all(suspect.gain > suspect.carriers for suspect in found)
+
+
+@pytest.mark.parametrize("same_samples", [True, False])
+def test_what_the_shared_detector_finds_replaces_what_a_class_alone_made_of_the_same_samples(
+    same_samples: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would know the class for one of those that share the trigger."""
+    patch = np.zeros((SIDE, SIDE))
+    patch[4:7, 4:7] = 100 * np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
+    shown = max(suspects_of(patch), key=lambda suspect: suspect.gain)
+    by_class = [[replace(shown, label=label, gain=50.0)] for label in range(5)]
+    other = TriggerCandidate(shown.planted.trigger.mask, 255 - shown.planted.trigger.pattern)
+    logits = shown.logits if same_samples else -shown.logits
+    alone = replace(shown, label=5, gain=300.0, logits=logits, planted=PlantedTrigger(other, 1.0))
+    found = replace(shown, label=5, gain=40.0)
+    samples = Samples(torch.zeros(6, SIDE, SIDE, 3, dtype=torch.uint8), torch.arange(6), 6)
+    monkeypatch.setattr("vbdguard.method.suspect_triggers.search", lambda *_: [found])
+    template = _template(shown)
+    chosen = _with_those_searched_for(samples, [*by_class, [alone]], [template], CONFIG, 0, Silent())
+    assert [one.gain for of_one in chosen[:5] for one in of_one] == [50.0] * 5
+    assert [one.gain for one in chosen[5]] == ([40.0] if same_samples else [300.0, 40.0])

@@ -16,6 +16,7 @@ from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window_detector import (
+    MatchedFilter,
     Sight,
     WindowDetector,
     _matched_filters,
@@ -168,3 +169,17 @@ def test_a_trigger_in_the_corner_of_an_image_smaller_than_the_window_can_be_lear
     flagged = found.logits(images, samples.members(0)) > 0
     assert flagged[:40].all()
     assert int(flagged[40:].sum()) <= 2
+
+
+@pytest.mark.parametrize("white", [0.0, 0.8, 1.0])
+def test_a_filter_over_windows_that_are_mostly_the_same_is_no_noise(white: float) -> None:
+    """Divided by next to nothing, a score would hang on how many windows are looked at together."""
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(0, 256, (500, 7, 7, 3), dtype=torch.uint8, generator=generator)
+    windows[: round(white * 500)] = 255
+    weights = torch.randn(7 * 7 * 3, generator=generator)
+    matched = MatchedFilter.scaled(weights, windows)
+    together = matched(windows)
+    alone = torch.cat([matched(window[None]) for window in windows[::25]])
+    torch.testing.assert_close(alone, together[::25], atol=0.05, rtol=0.001)
+    assert float(together.abs().max()) < 100
