@@ -39,8 +39,8 @@ _MAX_STATE = 16 << 20
 """Bytes of a state.json."""
 _SIDECARS = (".md", ".json", ".txt", ".yaml", ".yml", ".toml", ".lock", ".dvc", ".idx", ".index", ".html", ".pdf")
 """What lies beside shards and is nobody's training data."""
-_OWN_FILES = ("poison.json", "truth.jsonl", "vbdguard-clean.json")
-"""What vbdguard itself writes beside shards."""
+_TRUTH = "truth.jsonl"
+"""What vbdguard writes beside the shards of a drill; data of others may end like that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def _tell_what_is_left(root: str, taken: Sequence[str]) -> None:
     if not left:
         return
     shown = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
-    is_usual = all(name.lower().endswith(_SIDECARS) or "." not in name or name in _OWN_FILES for name in left)
+    is_usual = all(name.lower().endswith(_SIDECARS) or "." not in name or name == _TRUTH for name in left)
     level = logging.INFO if is_usual else logging.WARNING
     log.log(level, "%s: took %s, left %s", root, count_words(len(taken), "file"), shown)
 
