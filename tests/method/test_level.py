@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,19 @@ def test_what_coarse_images_show_is_laid_where_it_was(size: tuple[int, int]) -> 
         assert int(laid.sum()) >= level.scale**2
         assert not laid[: max(0, top)].any()
         assert not laid[:, : max(0, left)].any()
+
+
+@pytest.mark.parametrize(("classes", "distinct"), [(7, 7), (130, 101)])
+def test_no_class_says_what_is_natural_for_itself(classes: int, distinct: int) -> None:
+    """Of many classes some speak for all, so that the work and the memory stay bounded."""
+    rng = np.random.default_rng(3)
+    images = 128 + 25 * smooth_noise(rng, (6 * classes, 12, 12, 3))
+    labels = np.arange(len(images)) % classes
+    loud = labels == 0
+    images[loud] += 100 * rng.normal(size=(12, 12, 3))
+    samples = Samples(as_pixels(images), torch.from_numpy(labels), classes)
+    config = replace(CONFIG, contrast=replace(CONFIG.contrast, natural_share=1.0))
+    level = image_levels(Population.of(samples), samples, config)[0]
+    natural = [level.natural(label) for label in range(classes)]
+    assert len({id(each) for each in natural}) == distinct
+    assert all(natural[0].trace() < 0.8 * each.trace() for each in natural[1:])

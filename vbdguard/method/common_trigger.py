@@ -14,19 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.signal import correlate
 from torch import Tensor
 
 from vbdguard.method.contrast import natural_covariance
 from vbdguard.method.evidence import evidence_maps
 from vbdguard.method.level import Level
+from vbdguard.method.likeness import Likeness, aligned
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.window import Window, window_at
 
 Floats = NDArray[np.float64]
 
-_ALIKE = 0.7
-"""Correlation, at the best alignment, from which on two triggers count as one."""
 _FAINT_PART = 0.25
 _TEMPLATES = 4
 """Different triggers that are looked for, at most."""
@@ -78,7 +76,7 @@ class Template:
 
     def is_like(self, other: Template) -> bool:
         """Return whether both may show the same trigger."""
-        return _aligned(self.shift, other.shift) is not None
+        return aligned(self.shift, other.shift) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +107,22 @@ def common_templates(templates: Sequence[Template], least_gain: float = 0.0) -> 
         templates: what single classes show.
         least_gain: log-likelihood (nats) that those that are alike must explain together.
     """
+    if not templates:
+        return []
     common: list[Template] = []
+    known = Likeness.to_any_of([template.shift for template in templates])
     for template in sorted(templates, key=lambda each: -each.gain):
-        for i, earlier in enumerate(common):
-            aligned = _aligned(template.shift, earlier.shift)
-            if aligned is not None:
+        for i in known.candidates(template.shift):
+            earlier, moved = common[i], aligned(template.shift, common[i].shift)
+            if moved is not None:
                 weight = earlier.weight + template.weight
-                mean = (earlier.weight * earlier.shift + template.weight * aligned) / weight
+                mean = (earlier.weight * earlier.shift + template.weight * moved) / weight
                 common[i] = Template(mean, weight, earlier.gain + template.gain, earlier.labels | template.labels)
+                known.replace(i, mean)
                 break
         else:
             common.append(template)
+            known.add(template.shift)
     most = sorted((each for each in common if each.gain >= least_gain), key=lambda each: -each.gain)[:_TEMPLATES]
     return [template.cropped() for template in most]
 
@@ -217,28 +220,3 @@ def _offsets(side: int, length: int, size: int) -> list[tuple[int, slice, slice]
         for offset in range(middle + 1, side - length + 1)
     ]
     return offsets
-
-
-def best_offset(shift: Floats, to: Floats) -> tuple[int, int] | None:
-    """Return by how many rows and columns a shift must move to agree best with another, or None if it is not alike.
-
-    Args:
-        shift: (h, w, C).
-        to: (H, W, C); both have their first row and column at 0.
-    """
-    agreement = sum(correlate(to[..., i], shift[..., i], mode="full") for i in range(to.shape[2]))
-    best = np.unravel_index(np.argmax(agreement), agreement.shape)
-    if agreement[best] < _ALIKE * np.linalg.norm(shift) * np.linalg.norm(to):
-        return None
-    # The first entry of a full correlation has the last row and column of the shift upon the first of the other.
-    return int(best[0]) - shift.shape[0] + 1, int(best[1]) - shift.shape[1] + 1
-
-
-def _aligned(shift: Floats, to: Floats) -> Floats | None:
-    """Return a shift moved and cut to where it agrees best with another, or None if it is not alike."""
-    offset = best_offset(shift, to)
-    if offset is None:
-        return None
-    moved = np.pad(shift, [(size, size) for size in to.shape[:2]] + [(0, 0)])
-    top, left = to.shape[0] - offset[0], to.shape[1] - offset[1]
-    return moved[top : top + to.shape[0], left : left + to.shape[1]]

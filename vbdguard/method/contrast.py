@@ -91,17 +91,20 @@ class ClassMeans:
             return self
         return ClassMeans(counts, self.means)
 
-    def against_others(self) -> Tensor:
-        """Return mean image of each class minus that of all other samples, float64 (K, H, W, C).
+    def against_others(self, labels: Tensor | slice = slice(None)) -> Tensor:
+        """Return mean image of classes minus that of all samples of others, float64 (L, H, W, C).
 
         As smooth as the means are, so that faint details stand out. What one class bears echoes in the others, weaker
         and with the other sign (see `find_places`). Classes without samples get zeros.
+
+        Args:
+            labels: int64 (L,), or all of them.
         """
         counts = self.counts.double().view(-1, 1, 1, 1)
         sums = counts * self.means
-        beside = counts.sum() - counts
-        others = torch.where(beside > 0, (sums.sum(0) - sums) / beside.clamp_min(1), self.means)
-        return self._of_classes_with_samples(self.means - others)
+        means, beside = self.means[labels], (counts.sum() - counts)[labels]
+        others = torch.where(beside > 0, (sums.sum(0) - sums[labels]) / beside.clamp_min(1), means)
+        return torch.where(counts[labels] > 0, means - others, 0.0)
 
     def against_median(self) -> Tensor:
         """Return mean image of each class minus the median over the classes' mean images, float64 (K, H, W, C).
@@ -110,10 +113,7 @@ class ClassMeans:
         look usual; but it has a kink wherever two classes change places.
         """
         usual = self.means[self.counts > 0].quantile(0.5, dim=0)
-        return self._of_classes_with_samples(self.means - usual)
-
-    def _of_classes_with_samples(self, contrasts: Tensor) -> Tensor:
-        return torch.where((self.counts > 0).view(-1, 1, 1, 1), contrasts, 0.0)
+        return torch.where((self.counts > 0).view(-1, 1, 1, 1), self.means - usual, 0.0)
 
     def echo(self) -> Tensor:
         """Return how much of what class j bears shows in the contrast of class k to all others, float64 (K, K)."""
@@ -131,6 +131,8 @@ class UsualContrasts:
     """int64 (K,): ordinary windows of each class."""
     products: Tensor
     """float64 (K, D, D): sum of their outer products, D = side^2 C."""
+    all_products: Tensor
+    """float64 (D, D): of all classes."""
 
     @classmethod
     def of(cls, contrasts: Tensor, config: ContrastConfig) -> UsualContrasts:
@@ -146,7 +148,7 @@ class UsualContrasts:
         chosen = [compared if there else compared[:0] for there in (is_there | ~is_there.any()).tolist()]
         usual = cls._among(contrasts, config.side, chosen)
         for _ in range(_TRIMMING_ROUNDS):
-            covariance = usual.products.sum(0) / usual.counts.sum()
+            covariance = usual.all_products / usual.counts.sum()
             windows = zip(_each_window(contrasts, config.side), chosen, strict=True)
             distances = [_distances(x[indices], covariance) for x, indices in windows]
             largest = _quantile(torch.cat(distances), config.natural_share)
@@ -162,7 +164,8 @@ class UsualContrasts:
         """Learn from the chosen windows of each class."""
         kept = (x[indices] for x, indices in zip(_each_window(contrasts, side), chosen, strict=True))
         products = torch.stack([windows.T @ windows for windows in kept])
-        return cls(side, torch.tensor([len(indices) for indices in chosen], device=contrasts.device), products)
+        counts = torch.tensor([len(indices) for indices in chosen], device=contrasts.device)
+        return cls(side, counts, products, products.sum(0))
 
     def scores(self, contrast: Tensor, label: int) -> Tensor:
         """Return how little the other classes' windows explain the one around each pixel, float64 (H, W).
@@ -174,9 +177,9 @@ class UsualContrasts:
             label: the class.
         """
         count = int(self.counts.sum() - self.counts[label])
-        products = self.products.sum(0) - self.products[label]
+        products = self.all_products - self.products[label]
         if count <= products.shape[0]:  # two classes, say: the little that others show would fit anything badly
-            count, products = int(self.counts.sum()), self.products.sum(0)
+            count, products = int(self.counts.sum()), self.all_products
         return _distances(_windows(contrast, self.side), products / count).view(contrast.shape[:2])
 
 
@@ -195,10 +198,13 @@ def find_places(
     highest = F.max_pool2d(scores[:, None], _PEAK, stride=1, padding=_PEAK // 2)[:, 0]
     # Scores go with the square of a contrast. Of two classes each is the other's echo, and both are looked at.
     echo_of = scores.new_zeros(len(scores), len(scores)) if echo is None else (_ECHO * echo.square()).clamp_max(0.5)
+    loudest = highest.flatten(1).amax(1)
     places = {}
     for label, of_class in enumerate(scores):
-        heard = (echo_of[label, :, None, None] * highest).amax(0)
-        is_peak = (of_class == highest[label]) & (of_class > least) & (of_class > heard)
+        is_peak = (of_class == highest[label]) & (of_class > least)
+        audible = echo_of[label] * loudest > least  # of a thousand classes, hardly any
+        if audible.any():
+            is_peak &= of_class > (echo_of[label, audible, None, None] * highest[audible]).amax(0)
         peaks = is_peak.nonzero()
         values = of_class[peaks[:, 0], peaks[:, 1]]
         order = values.argsort(descending=True, stable=True)[:most]

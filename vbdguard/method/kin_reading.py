@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbdguard.method.common_trigger import Template, best_offset
+from vbdguard.method.common_trigger import Template
+from vbdguard.method.likeness import Likeness, best_offset
 from vbdguard.method.planted import PlantedTrigger, lowest_blend_factor
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
@@ -62,9 +63,13 @@ def _typical(kin: Sequence[Suspect]) -> Suspect:
     """Return the clearest suspect that most others are like, or the one that more are like than any other."""
     by_gain = sorted(kin, key=lambda suspect: -suspect.gain)
     shifts = [_shift(suspect.planted, suspect.background) for suspect in by_gain]
+    known = Likeness.to_any_of(shifts)
+    for shift in shifts:
+        known.add(shift)
     followers: list[int] = []
     for shift in shifts:
-        followers.append(sum(best_offset(other, shift) is not None for other in shifts))
+        alike = (best_offset(shifts[i], shift) for i in known.candidates(shift))
+        followers.append(sum(offset is not None for offset in alike))
         if 2 * followers[-1] > len(kin):
             break
     return by_gain[followers.index(max(followers))]

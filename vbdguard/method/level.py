@@ -13,7 +13,7 @@ from vbdguard.method.contrast import ClassMeans, Place, UsualContrasts, find_pla
 from vbdguard.method.mixture import View
 from vbdguard.method.population import Population
 from vbdguard.method.rare_detail import RareDetail
-from vbdguard.method.samples import Samples, halved
+from vbdguard.method.samples import Samples, evenly, halved
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -21,6 +21,8 @@ _GAIN_PER_SAMPLE = 0.02
 """Log-likelihood (nats), per sample of the class, that a trigger must explain: large classes have peculiarities."""
 _COARSE_GAIN, _LEAST_COARSE_GAIN = 1.0, 200.0
 """Log-likelihood (nats), per carrier and in all, that a trigger must explain in coarse images."""
+_MOST_COMPARED = 100
+"""Classes that say how natural differences vary, at most; more of them say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Level:
     """Of windows of class differences."""
     rare: RareDetail | None = None
     """What few images show, in images as they are."""
-    _natural: dict[int, Tensor] = field(default_factory=dict, init=False)
+    _natural: dict[int | None, Tensor] = field(default_factory=dict, init=False)
     """What `natural` has worked out so far."""
 
     @classmethod
@@ -128,11 +130,13 @@ class Level:
 
     def natural(self, label: int) -> Tensor:
         """Return how windows of the other classes' differences vary, float64 (D, D)."""
-        if label not in self._natural:
-            others = self.means.leaving_out(label)
-            contrasts = others.against_others()[others.counts > 0]
-            self._natural[label] = natural_covariance(contrasts, self.side, self.natural_share)
-        return self._natural[label]
+        compared = evenly((self.means.counts > 0).nonzero().squeeze(1), _MOST_COMPARED)
+        left_out = label if label in compared else None
+        if left_out not in self._natural:
+            others = self.means if left_out is None else self.means.leaving_out(left_out)
+            contrasts = others.against_others(compared[others.counts[compared] > 0])
+            self._natural[left_out] = natural_covariance(contrasts, self.side, self.natural_share)
+        return self._natural[left_out]
 
 
 def image_levels(population: Population, samples: Samples, config: DirectMethodConfig) -> list[Level]:
