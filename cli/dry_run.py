@@ -43,8 +43,8 @@ def lines(found: Estimate) -> list[str]:
     size = "" if found.source_bytes is None else f" of {_range(found.source_bytes, byte_words)} together"
     judging, memory = found.judging_seconds, found.memory_bytes
     return [
-        f"Data     {count_words(found.shards, 'shard')}{size}, {_range(found.samples, '{:,}'.format)} samples, "
-        f"scanned at {height} x {width}",
+        f"Data     {count_words(found.shards, 'shard')}{size}, {_range(found.samples, '{:,}'.format)} samples "
+        f"of {_range(found.classes, '{:,}'.format)} classes, scanned at {height} x {width}",
         f"Reading  {_range(found.reading_seconds, seconds_words)}",
         f"Judging  {'not measured' if judging is None else _range(judging, seconds_words)}",
         f"Memory   {'not measured' if memory is None else _range(memory, byte_words)} at the peak, "

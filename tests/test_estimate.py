@@ -104,6 +104,45 @@ def test_a_folder_that_is_too_large_to_look_at_whole_is_extrapolated(
     assert "the sizes of some shards are extrapolated" in found.notes
 
 
+def to_tars(folder: Path, labels: Sequence[int], per_shard: int) -> str:
+    images = [encoded(number) for number in range(20)]
+    samples = (RawSample(f"s{n:05d}", images[n % 20], label) for n, label in enumerate(labels))
+    write_shards(samples, folder, per_shard=per_shard)
+    return str(folder)
+
+
+@pytest.mark.parametrize("classes", [2, 40, 700])
+def test_classes_that_were_not_seen_are_reckoned_with(classes: int, tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(classes, size=2000)
+    found = estimate(to_tars(tmp_path, labels.tolist(), 100), ONE)
+    assert found.looked_at < 1000
+    assert found.classes[0] <= classes <= 1.3 * found.classes[1]
+    assert found.classes[1] <= 1.5 * classes
+
+
+def test_more_classes_take_longer_and_are_counted_where_all_is_seen(tmp_path: Path) -> None:
+    few, many = (
+        estimate(to_tars(tmp_path / str(classes), [n % classes for n in range(400)], 50), ONE) for classes in (2, 200)
+    )
+    assert (few.classes, many.classes) == ((2, 2), (200, 200))
+    assert few.judging_seconds is not None
+    assert many.judging_seconds is not None
+    assert many.judging_seconds[0] > few.judging_seconds[0] + 5
+
+
+def test_where_no_class_is_seen_twice_there_may_be_many(tmp_path: Path) -> None:
+    found = estimate(to_tars(tmp_path, range(1000), 100), ONE)
+    assert found.classes == (found.looked_at, 1000)
+
+
+def test_the_classes_of_a_folder_are_its_folders(tmp_path: Path) -> None:
+    for label in range(12):
+        (tmp_path / f"class{label}").mkdir()
+        for number in range(4):
+            (tmp_path / f"class{label}" / f"{number}.png").write_bytes(encoded(number))
+    assert estimate(str(tmp_path), ONE).classes == (12, 12)
+
+
 def test_a_size_that_is_named_counts(write: Write) -> None:
     folder = str(write(60, 30))
     small, large = (estimate(folder, ScanConfig(jobs=1, image_size=size)) for size in (8, 64))

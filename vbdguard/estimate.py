@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from scipy.optimize import brentq
+
 from vbdguard.config import DirectMethodConfig, ScanConfig
 from vbdguard.engines.base import WorkerDied
 from vbdguard.ingest.looking import ShardLook, look_at, shard_bytes
@@ -43,6 +45,9 @@ FIT_SECONDS_PER_MEGAPIXEL = (0.4, 2.5)
 """Stages 1 to 6 of preset `default` on the sample that it is fitted on, on two cores without a GPU: 0.55 (CIFAR-10) and
 0.5 (100 classes of Tiny ImageNet) with one class poisoned, 0.9 and 1.25 with all (`benchmarks/README.md`); twice that
 beside other work."""
+FIT_SECONDS_PER_CLASS = (0.05, 0.5)
+"""The same for each class: 0.1 s between 100 and 1,000 classes of the same 50,000 samples of 32 x 32, clean; twice that
+beside other work, and more looks at classes that are poisoned."""
 PASS_SECONDS_PER_MEGAPIXEL = (0.015, 0.05)
 """To bring samples beyond the fit's from the store once, on one core: 15 to 25 microseconds for 32 x 32 pixels, 100,000
 and 400,000 samples in 20 and 80 segments; doubled for more segments and for a cold disk."""
@@ -73,6 +78,8 @@ class Estimate:
     source_bytes: tuple[int, int] | None
     """Of all shards; None where nobody tells."""
     samples: tuple[int, int]
+    classes: tuple[int, int]
+    """As named by the source, else as many as were seen, and as many as those may stand for."""
     image_size: tuple[int, int]
     """Canonical height and width; unless named, as the shards that were looked at elect it."""
     reading_seconds: Range
@@ -118,13 +125,15 @@ def estimate(source: Any, config: ScanConfig | None = None) -> Estimate:
         notes.append("the sizes of some shards are extrapolated")
     if config.engine == "ray":
         notes.append("time and memory of reading are those of this machine; a Ray cluster divides the time")
-    judging, memory = _judging(config, samples, size, looks), _memory(config, samples, size, looks)
+    classes = _classes(opened, samples, looks)
+    judging, memory = _judging(config, samples, classes, size), _memory(config, samples, classes, size)
     if judging is None:
         notes.append("judging was measured without a GPU, and for preset default, only")
     return Estimate(
         shards=len(opened.shards),
         source_bytes=total,
         samples=samples,
+        classes=classes,
         image_size=size,
         reading_seconds=_reading(config, samples, looks, is_apart=opened.is_picklable),
         judging_seconds=judging,
@@ -214,38 +223,54 @@ def _reading(config: ScanConfig, samples: tuple[int, int], looks: Sequence[Shard
     return _rounded((start[0] + low, start[1] + high))
 
 
+def _classes(source: Source, samples: tuple[int, int], looks: Sequence[ShardLook]) -> tuple[int, int]:
+    """Return how many classes there are: named, or seen, where the upper end takes all for equally frequent.
+
+    Of K such classes n samples show K (1 - exp(-n / K)).
+    """
+    if source.class_names:
+        return len(source.class_names), len(source.class_names)
+    seen, n = len(set().union(*(look.labels for look in looks))), sum(look.samples for look in looks)
+    if n >= samples[1] or not seen:
+        return seen, seen
+    most = n * n / 2  # from where on no class twice is no surprise
+    if seen < n:
+        most = brentq(lambda classes: classes * -math.expm1(-n / classes) - seen, seen / 2, n * n)
+    return seen, max(seen, min(round(most), samples[1]))
+
+
 def _fit_samples(
-    config: DirectMethodConfig, samples: tuple[int, int], size: tuple[int, int], looks: Sequence[ShardLook]
+    config: DirectMethodConfig, samples: tuple[int, int], classes: tuple[int, int], size: tuple[int, int]
 ) -> tuple[int, int]:
-    """Return how many samples preset `default` is fitted on; classes may be more than were seen."""
+    """Return how many samples preset `default` is fitted on."""
     room = (config.sample.megabytes << 20) // _pixel_bytes(size)
-    classes = len(set().union(*(look.labels for look in looks))) or 1
-    return min(samples[0], config.sample.per_class * classes, room), min(samples[1], room)
+    return min(samples[0], config.sample.per_class * max(1, classes[0]), room), min(samples[1], room)
 
 
 def _judging(
-    config: ScanConfig, samples: tuple[int, int], size: tuple[int, int], looks: Sequence[ShardLook]
+    config: ScanConfig, samples: tuple[int, int], classes: tuple[int, int], size: tuple[int, int]
 ) -> Range | None:
     if config.device not in ("auto", "cpu") or not isinstance(config.method, DirectMethodConfig):
         return None
     megapixels = size[0] * size[1] / 1e6
-    fitted = _fit_samples(config.method, samples, size, looks)
+    fitted = _fit_samples(config.method, samples, classes, size)
     # All samples are looked at once more for the means of their classes, those of accused classes once more to score.
     beyond = (max(0, samples[0] - fitted[1]), max(0, samples[1] - fitted[0]))
     ends = []
     for end in (0, 1):
         judged = fitted[end] * FIT_SECONDS_PER_MEGAPIXEL[end] + beyond[end] * SCORE_SECONDS_PER_MEGAPIXEL[end]
         passes = (1, 2)[end] * samples[end] * PASS_SECONDS_PER_MEGAPIXEL[end] if beyond[end] else 0.0
-        ends.append(START_SECONDS[end] + megapixels * (judged + passes))
+        once = START_SECONDS[end] + classes[end] * FIT_SECONDS_PER_CLASS[end]
+        ends.append(once + megapixels * (judged + passes))
     return _rounded(ends)
 
 
 def _memory(
-    config: ScanConfig, samples: tuple[int, int], size: tuple[int, int], looks: Sequence[ShardLook]
+    config: ScanConfig, samples: tuple[int, int], classes: tuple[int, int], size: tuple[int, int]
 ) -> tuple[int, int] | None:
     if not isinstance(config.method, DirectMethodConfig):
         return None
-    fitted = _fit_samples(config.method, samples, size, looks)
+    fitted = _fit_samples(config.method, samples, classes, size)
     judging = [
         BASE_BYTES[end]
         + fitted[end] * _pixel_bytes(size) * FIT_BYTES_PER_PIXEL_BYTE[end]

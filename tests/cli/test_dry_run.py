@@ -26,7 +26,7 @@ def test_an_estimate_is_told_in_words(data: Path) -> None:
     done = CliRunner().invoke(main, ["scan", str(data), "--dry-run"])
     assert done.exit_code == 0
     assert "4 shards of" in done.stdout
-    assert "16 samples, scanned at 16 x 16" in done.stdout
+    assert "16 samples of 2 classes, scanned at 16 x 16" in done.stdout
     assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == ["Reading", "Judging", "Memory", "Disk"]
     assert "Nothing was scanned" in done.stdout
 
