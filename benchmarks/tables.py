@@ -120,17 +120,26 @@ def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
 
 
 def shares_of_ceiling(records: Sequence[Record], figures: Figures) -> str:
-    """Return how much of the oracle ceiling preset `default` reaches, on the seeds that both have."""
-    places = {(data_name(record), record["cell"]) for record in records if record["method"] == CEILING}
+    """Return how much of the oracle ceiling preset `default` reaches, on the seeds that both have.
+
+    The ceiling of an all-to-all cell is that of some of its classes, and how well a trigger shows hangs on its place.
+    """
+    asked: dict[tuple[str, str], int] = {}
+    for record in records:
+        if record["method"] == CEILING:
+            place = data_name(record), record["cell"]
+            asked[place] = max(asked.get(place, 0), len(record["priors"]))
     rows = []
-    for data, name in sorted(places, key=lambda place: (place[0], *_order(Cell.parse(place[1])))):
+    for data, name in sorted(asked, key=lambda place: (place[0], *_order(Cell.parse(place[1])))):
         ours, ceiling = (figures.f1.get((data, name, column), {}) for column in (OURS[0], CEILING))
         shared = sorted(ours.keys() & ceiling.keys())
         if shared:
             reached, most = mean(ours[seed] for seed in shared), mean(ceiling[seed] for seed in shared)
             share = f"{100 * reached / most:.1f}"
-            rows.append((data, name, ", ".join(map(str, shared)), f"{reached:.2f}", f"{most:.2f}", share))
-    return _markdown(("data", "cell", "seeds", f"{OURS[0]} F1 %", f"{CEILING} F1 %", "share of it %"), rows)
+            numbers = ", ".join(map(str, shared)), f"{reached:.2f}", f"{most:.2f}", share, asked[data, name]
+            rows.append((data, name, *map(str, numbers)))
+    columns = ("seeds", f"{OURS[0]} F1 %", f"{CEILING} F1 %", "share of it %", "classes that it is of")
+    return _markdown(("data", "cell", *columns), rows)
 
 
 def rivals(records: Sequence[Record], figures: Figures) -> str:
