@@ -4,8 +4,8 @@
                                                                         contrast, rare_detail, level
     trigger       which samples carry something there, and what; who else carries the same
                                                                         mixture, suspect_triggers, mirrored
-                                                                        repeated_pattern, common_trigger, evidence,
-                                                                        trigger_search, extent
+                                                                        repeated_pattern, common_trigger, likeness,
+                                                                        evidence, trigger_search, extent
     ensemble      models that cannot see the triggers: do their carriers belong in their class?
                                                                         blind_models, content_model, label_check
                                                                         strangers, cross_section, kin_judgement
