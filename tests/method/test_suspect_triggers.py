@@ -169,22 +169,29 @@ def test_a_detector_looks_for_what_half_of_the_classes_show_and_some_do_not(
         assert all(suspect.gain > suspect.carriers for suspect in found)
 
 
-@pytest.mark.parametrize("same_samples", [True, False])
+@pytest.mark.parametrize(
+    ("gain", "same_samples", "expected"),
+    [(60.0, True, [40.0]), (60.0, False, [60.0, 40.0]), (300.0, True, [300.0])],
+    ids=["the same samples", "other samples", "the same, and far more of it"],
+)
 def test_what_the_shared_detector_finds_replaces_what_a_class_alone_made_of_the_same_samples(
-    same_samples: bool, monkeypatch: pytest.MonkeyPatch
+    gain: float, same_samples: bool, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else nobody would know the class for one of those that share the trigger."""
+    """Else nobody would know the class for one of those that share the trigger.
+
+    What explains far more is no reading of it: part of a large picture may look like what other classes seem to share.
+    """
     patch = np.zeros((SIDE, SIDE))
     patch[4:7, 4:7] = 100 * np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
     shown = max(suspects_of(patch), key=lambda suspect: suspect.gain)
     by_class = [[replace(shown, label=label, gain=50.0)] for label in range(5)]
     other = TriggerCandidate(shown.planted.trigger.mask, 255 - shown.planted.trigger.pattern)
     logits = shown.logits if same_samples else -shown.logits
-    alone = replace(shown, label=5, gain=300.0, logits=logits, planted=PlantedTrigger(other, 1.0))
+    alone = replace(shown, label=5, gain=gain, logits=logits, planted=PlantedTrigger(other, 1.0))
     found = replace(shown, label=5, gain=40.0)
     samples = Samples(torch.zeros(6, SIDE, SIDE, 3, dtype=torch.uint8), torch.arange(6), 6)
     monkeypatch.setattr("vbdguard.method.suspect_triggers.search", lambda *_: [found])
     template = _template(shown)
     chosen = _with_those_searched_for(samples, [*by_class, [alone]], [template], CONFIG, 0, Silent())
     assert [one.gain for of_one in chosen[:5] for one in of_one] == [50.0] * 5
-    assert [one.gain for one in chosen[5]] == ([40.0] if same_samples else [300.0, 40.0])
+    assert [one.gain for one in chosen[5]] == expected
