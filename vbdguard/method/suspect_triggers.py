@@ -39,8 +39,8 @@ _FEWEST_SEARCHED = 5
 """Classes that must show a trigger, and half of all up to `MANY_CLASSES`, for a detector to look for it: natural
 patterns of ten classes are shown by two at most."""
 _MUCH_MORE = 2.0
-"""Times the log-likelihood of what a detector finds from which on what a class alone shows is another thing; where it was
-the same trigger, it explained 0.8 to 1.3 times as much."""
+"""Times the log-likelihood of what a detector finds, from which on what a class alone shows is another thing. Where it
+was the same trigger it explained 0.8 to 1.3 times as much."""
 _CLEAR_GAIN, _CLEAR_EACH = 100.0, 1.0
 """Log-likelihood (nats) of a trigger whose place is beyond doubt, in all and for each of its carriers."""
 
