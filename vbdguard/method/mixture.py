@@ -341,8 +341,8 @@ def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
     weights = _numbers(torch.linalg.solve(variation, torch.from_numpy(shift)))
     scores = _numbers(view.others @ torch.from_numpy(weights).to(view.others))
     centre = float(np.median(scores))
-    # On a constant background most scores are the same, and the median deviation is none.
-    least = _LEAST_SCALE * (float(scores.std()) or float(np.linalg.norm(weights)))
+    # On a constant background most scores are the same, but for the rounding of sums: a grey level per pixel at least.
+    least = _LEAST_SCALE * max(float(scores.std()), float(np.linalg.norm(weights)))
     scale = max(1.4826 * float(np.median(np.abs(scores - centre))), least) + 1e-12
     usual: Floats = (scores - centre) / scale
     return _Filter(weights / scale, centre / scale, usual)

@@ -73,10 +73,10 @@ class MatchedFilters:
 def robust_scale(scores: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
     """Return the robust standard deviation of scores, float32 (n, ...), around their medians, float32 (...).
 
-    Where most windows are the same, as on a white background, it would be nothing, and rounding would decide.
+    Where most windows are the same, as on a white background, it would be nothing or the rounding of sums, whose order
+    hangs on the processor. So each pixel counts as varying by one grey level at least.
     """
-    least = _LEAST_SCALE * scores.std(0, correction=0)
-    least = torch.where(least > 0, least, _LEAST_SCALE * weights.norm())
+    least = _LEAST_SCALE * scores.std(0, correction=0).maximum(weights.norm())
     return (1.4826 * (scores - centre).abs_().median(0).values).maximum(least)
 
 
