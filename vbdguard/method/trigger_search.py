@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,18 +20,22 @@ from vbdguard.method.dense_detector import DenseDetector
 from vbdguard.method.evidence import SHARE_OF_CARRIERS, mean_log_ratios, over_others, standing_out
 from vbdguard.method.kin_reading import common_reading
 from vbdguard.method.moves import Reading
+from vbdguard.method.place_filters import PlaceFilters, Places, filters_for
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, evenly, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect, flagged_by_none
 from vbdguard.method.window import window_at
 from vbdguard.method.window_detector import Sight, WindowDetector, fit_window_detectors
+from vbdguard.method.window_net import WindowNet
 from vbdguard.progress import Progress
 
 _USUAL, _OWN = 1000, 1000
 """Samples that tell what is usual at a place, and of a class that tell which places are likeliest."""
 _FEWEST_USUAL, _USUAL_PIXELS = 50, 2**25
 """Where images are large fewer must do for the former."""
+_LIKELY = 3
+"""Places of a class, in each of two rankings, of which all its samples are asked: the likeliest may be natural."""
 
 Corner = tuple[int, int]
 
@@ -53,22 +58,27 @@ def search(
     if not sights:
         progress.advance(samples.n_classes)
         return []
+    middle = _in_the_middle(sights[0])
 
     def fitted(sights: list[Sight]) -> WindowDetector:
-        return fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[0]
+        return fit_window_detectors(samples, sights, learning, generator=torch.Generator().manual_seed(seed))[-1]
 
     # Side by side, be it with itself, so that it does not hang on the number of cores.
-    (detector,) = side_by_side(fitted, [sights], device=samples.device)
-    planted, level = sights[0].reading.planted, kin[0].level
+    (detector,) = side_by_side(fitted, [[*sights, middle]], device=samples.device)
+    planted, level = middle.reading.planted, kin[0].level
     top, left, height, width = planted.trigger.bbox
-    likely = _likely_corners(samples, detector, planted.trigger.bbox, config, progress)
+    places = Places(
+        detector.window.moved(-top, -left),
+        *(whole - side + 1 for whole, side in zip(samples.image_shape[:2], (height, width), strict=True)),
+    )
+    filters = _filters(samples, detector, planted, places)
+    likely = _likely_corners(samples, detector.net, places, filters, config, progress)
 
     def of_class(label: int) -> list[Suspect]:
         own, others = samples.members(label), other_samples(samples, label, _USUAL, seed, among=is_honest)
 
         def at(corner: Corner) -> WindowDetector:
-            window = detector.window.moved(corner[0] - top, corner[1] - left)
-            return detector.at(window, samples.images, own, others)
+            return detector.at(places.window(*corner), filters.weights(*corner), samples.images, own, others)
 
         asked = [(corner, at(corner)) for corner in likely[label]]
         (row, column), found = max(asked, key=lambda one: one[1].gain)
@@ -93,31 +103,49 @@ def search(
     return [suspect for of_one in by_class for suspect in of_one]
 
 
+def _in_the_middle(sight: Sight) -> Sight:
+    """Return a sight with its trigger in the middle of the image, which is like most places and nothing mirrored."""
+    planted = sight.reading.planted
+    top, left, height, width = planted.trigger.bbox
+    rows, columns = planted.trigger.mask.shape
+    moved = planted.trigger.moved((rows - height) // 2 - top, (columns - width) // 2 - left)
+    return replace(sight, reading=Reading(PlantedTrigger(moved, planted.blend_factor)))
+
+
+def _filters(samples: Samples, detector: WindowDetector, planted: PlantedTrigger, places: Places) -> PlaceFilters:
+    """Return filters for a trigger at all places, where a detector has learned it at one of them."""
+    (matched,) = detector.matched.filters
+    top, left = planted.trigger.bbox[:2]
+    first = PlantedTrigger(planted.trigger.moved(-top, -left), planted.blend_factor)
+    elsewhere = matched.weights.view(*places.first.size, samples.image_shape[2])
+    return filters_for(first, places, samples.images, elsewhere)
+
+
 def _likely_corners(
     samples: Samples,
-    detector: WindowDetector,
-    bbox: tuple[int, int, int, int],
+    net: WindowNet,
+    places: Places,
+    filters: PlaceFilters,
     config: DirectMethodConfig,
     progress: Progress,
 ) -> dict[int, list[Corner]]:
-    """Return the one or two places where each class is likeliest to carry a trigger, by its top left corner.
+    """Return the few places where each class is likeliest to carry a trigger, by its top left corner.
 
-    One stands out of its surroundings most, the other exceeds the other classes most: where many carry the trigger at
+    Some stand out of their surroundings most, others exceed the other classes most: where many carry the trigger at
     the same place, none of them stands out there.
 
     Args:
         samples: the training set.
-        detector: of the trigger.
-        bbox: where the detector's window has it: top, left, height and width.
+        net: has learned the trigger.
+        places: where it may lie.
+        filters: for the trigger there.
         config: says which classes are too small to be asked.
         progress: gets one step for each class.
     """
     counts = samples.labels.bincount(minlength=samples.n_classes)
     asked = (counts >= config.mixture.min_carriers).nonzero().squeeze(1)
-    top, left, *size = bbox
-    rows, columns = (whole - side + 1 for whole, side in zip(samples.image_shape[:2], size, strict=True))
-    usual = evenly(samples.images, max(_FEWEST_USUAL, min(_USUAL, _USUAL_PIXELS // (rows * columns))))
-    dense = DenseDetector.of(detector, detector.window.moved(-top, -left), (rows, columns), usual)
+    usual = evenly(samples.images, max(_FEWEST_USUAL, min(_USUAL, _USUAL_PIXELS // (places.rows * places.columns))))
+    dense = DenseDetector.of(net, places, filters, usual)
 
     def log_ratios(images: Tensor) -> Tensor:
         carried = dense.logits(images) + math.log(SHARE_OF_CARRIERS)
@@ -127,7 +155,7 @@ def _likely_corners(
     progress.advance(samples.n_classes - len(asked))
     maps = zip(standing_out(mean, counts[asked].clamp_max(_OWN)), over_others(mean), strict=True)
     return {
-        label: list(dict.fromkeys(corner for one in of_class for corner in peaks(one, 1)))
+        label: list(dict.fromkeys(corner for one in of_class for corner in peaks(one, _LIKELY)))
         for label, of_class in zip(asked.tolist(), maps, strict=True)
     }
 

@@ -51,7 +51,7 @@ class MatchedFilter:
         """Return the filter with such weights, (D,), up to a factor, for clean windows, uint8 (n, h, w, C)."""
         scores = windows.flatten(1).float() @ weights
         centre = scores.median()
-        scale = robust_scale(scores, centre, weights)
+        scale = robust_scale(scores, centre, weights.norm())
         return cls(weights / scale, float(centre / scale))
 
     def __call__(self, windows: Tensor) -> Tensor:
@@ -70,13 +70,13 @@ class MatchedFilters:
         return seen_of_score(torch.stack([each(windows) for each in self.filters]).amax(0))
 
 
-def robust_scale(scores: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
+def robust_scale(scores: Tensor, centre: Tensor, length: Tensor) -> Tensor:
     """Return the robust standard deviation of scores, float32 (n, ...), around their medians, float32 (...).
 
     Where most windows are the same, as on a white background, it would be nothing or the rounding of sums, whose order
     hangs on the processor. So each pixel counts as varying by one grey level at least.
     """
-    least = _LEAST_SCALE * scores.std(0, correction=0).maximum(weights.norm())
+    least = _LEAST_SCALE * scores.std(0, correction=0).maximum(length)
     return (1.4826 * (scores - centre).abs_().median(0).values).maximum(least)
 
 
@@ -104,18 +104,18 @@ class WindowDetector:
         shift, gain = share_of_poison(_judge(net, matched, window.cut(images, own)))
         return cls(window, matched, net, shift, gain)
 
-    def at(self, window: Window, images: Tensor, own: Tensor, others: Tensor) -> WindowDetector:
+    def at(self, window: Window, weights: Tensor, images: Tensor, own: Tensor, others: Tensor) -> WindowDetector:
         """Return the same for another place, perhaps in another class; what is usual there is told by others.
 
         Args:
             window: of the size of this one's.
+            weights: float32 (D,), of the filter there, up to a factor.
             images: uint8 (N, H, W, C).
             own: int64 (n,), the samples of the class.
             others: int64 (m,), samples of other classes.
         """
-        usual = window.cut(images, others)
-        filters = tuple(MatchedFilter.scaled(each.weights, usual) for each in self.matched.filters)
-        return WindowDetector.of(images, own, window, MatchedFilters(filters), self.net)
+        matched = MatchedFilters((MatchedFilter.scaled(weights, window.cut(images, others)),))
+        return WindowDetector.of(images, own, window, matched, self.net)
 
     def logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """Return the posterior log-odds of poison of some of uint8 (N, H, W, C) images, float (n,)."""
