@@ -23,7 +23,7 @@ from vbdguard.method.mixture_trace import HalfTrace, MixtureTrace
 from vbdguard.method.planted import PlantedTrigger, lowest_blend_factor
 from vbdguard.method.rare_detail import RareDetail
 from vbdguard.method.samples import PIXEL_NOISE
-from vbdguard.method.score_density import score_bins, score_density
+from vbdguard.method.score_density import score_bins, score_density, score_scale
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window
 
@@ -33,8 +33,6 @@ _SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 _SMALLEST_SHIFT = 0.7
 _WIDEST_SHARE, _NARROWEST_SHARE = 0.97, 1e-4
 _SHARE_STEPS = 30
-_LEAST_SCALE = 0.1
-"""Part of the standard deviation that the robust one counts as, at least; in photographs it is half of it or more."""
 _OPAQUE, _PARTLY = 0.3, 0.6
 """Remaining variance below which a pattern hides what lies beneath, or clearly thins it."""
 _FEWEST_OUTSIDE = 0.25
@@ -341,9 +339,7 @@ def _filter(view: View, shift: Floats, carriers: float) -> _Filter:
     weights = _numbers(torch.linalg.solve(variation, torch.from_numpy(shift)))
     scores = _numbers(view.others @ torch.from_numpy(weights).to(view.others))
     centre = float(np.median(scores))
-    # On a constant background most scores are the same, but for the rounding of sums: a grey level per pixel at least.
-    least = _LEAST_SCALE * max(float(scores.std()), float(np.linalg.norm(weights)))
-    scale = max(1.4826 * float(np.median(np.abs(scores - centre))), least) + 1e-12
+    scale = score_scale(scores, centre, float(np.linalg.norm(weights)))
     usual: Floats = (scores - centre) / scale
     return _Filter(weights / scale, centre / scale, usual)
 

@@ -1,4 +1,4 @@
-"""Densities of matched filter scores, as smooth histograms."""
+"""Scales of matched filter scores, and their densities as smooth histograms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+LEAST_SCALE = 0.1
+"""Part of the standard deviation that the robust one counts as, at least; in photographs it is half of it or more."""
 _LOWEST, _HIGHEST, _BINS = -12.0, 40.0, 1040
+
+
+def score_scale(scores: NDArray[np.float64], centre: float, length: float) -> float:
+    """Return the robust standard deviation of scores around their median, above 0.
+
+    Where most windows are the same, as on a white background, it would be nothing or the rounding of sums, whose order
+    hangs on the processor. So each pixel counts as varying by one grey level at least.
+
+    Args:
+        scores: of windows without the trigger.
+        centre: their median.
+        length: Euclidean length of the filter.
+    """
+    least = LEAST_SCALE * max(float(scores.std()), length)
+    return max(1.4826 * float(np.median(np.abs(scores - centre))), least) + 1e-12
 
 
 def score_bins(scores: NDArray[np.float64]) -> NDArray[np.intp]:

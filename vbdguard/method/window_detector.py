@@ -23,6 +23,7 @@ from vbdguard.config import WindowDetectorConfig
 from vbdguard.method.moves import Reading
 from vbdguard.method.optimizers import OneCycleAdamW
 from vbdguard.method.samples import PIXEL_NOISE, Samples, evenly, shuffled_batches
+from vbdguard.method.score_density import LEAST_SCALE
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.method.window import Window, window_around
 from vbdguard.method.window_net import WindowNet, network_pixels
@@ -32,8 +33,6 @@ _PRIOR_LIMITS = (1e-4, 0.99)
 _FILTER_SAMPLES = 6000
 """Samples of other classes that a matched filter is made of, at most."""
 _CHUNK = 2048
-_LEAST_SCALE = 0.1
-"""Robust standard deviation of scores at least, as a share of the usual one."""
 _LOWEST_SCORE, _HIGHEST_SCORE, _SCORE_SCALE = -8.0, 24.0, 2.0
 
 
@@ -73,10 +72,9 @@ class MatchedFilters:
 def robust_scale(scores: Tensor, centre: Tensor, length: Tensor) -> Tensor:
     """Return the robust standard deviation of scores, float32 (n, ...), around their medians, float32 (...).
 
-    Where most windows are the same, as on a white background, it would be nothing or the rounding of sums, whose order
-    hangs on the processor. So each pixel counts as varying by one grey level at least.
+    What `score_scale` says of one filter holds for many, of Euclidean lengths float32 (...).
     """
-    least = _LEAST_SCALE * scores.std(0, correction=0).maximum(length)
+    least = LEAST_SCALE * scores.std(0, correction=0).maximum(length)
     return (1.4826 * (scores - centre).abs_().median(0).values).maximum(least)
 
 
