@@ -124,9 +124,10 @@ def _mean(images: Tensor) -> Tensor:
 
 
 def _covariances(images: Tensor, places: Places, rows: range) -> Iterator[Tensor]:
-    """Yield for each row of places how its strip varies, float32 (h, W, C, h, W, C), W the width of the strip."""
-    height, width = places.first.size[0], places.around.size[1]
-    strip = Window(places.first.top + rows.start, places.first.bottom + rows.stop - 1, *_span(places))
+    """Yield for each row of places how its strip varies, float32 (h, W, C, h, W, C), W its width; the next replaces it."""
+    around = places.around
+    height, width = places.first.size[0], around.size[1]
+    strip = Window(places.first.top + rows.start, places.first.bottom + rows.stop - 1, around.left, around.right)
     x = strip.cut(images, torch.arange(len(images), device=images.device)).float()
     lines = (x - x.mean(0)).flatten(2).transpose(0, 1)  # (rows + h - 1, n, W * C)
     varies = lines.new_zeros(height, lines.shape[2], height, lines.shape[2])
@@ -139,11 +140,6 @@ def _covariances(images: Tensor, places: Places, rows: range) -> Iterator[Tensor
         varies[height - len(known) :, :, -1] = new.permute(1, 2, 0)
         if line >= height - 1:
             yield varies.view(height, width, -1, height, width, x.shape[3])
-
-
-def _span(places: Places) -> tuple[int, int]:
-    around = places.around
-    return around.left, around.right
 
 
 def _matched(planted: PlantedTrigger, places: Places, row: int, mean: Tensor, varies: Tensor) -> Tensor:
