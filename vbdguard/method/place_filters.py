@@ -124,7 +124,7 @@ def _mean(images: Tensor) -> Tensor:
 
 
 def _covariances(images: Tensor, places: Places, rows: range) -> Iterator[Tensor]:
-    """Yield for each row of places how its strip varies, float32 (h, W, C, h, W, C), W its width; the next replaces it."""
+    """Yield for each row of places how its strip varies, float32 (h, W, C, h, W, C); the next one replaces it."""
     around = places.around
     height, width = places.first.size[0], around.size[1]
     strip = Window(places.first.top + rows.start, places.first.bottom + rows.stop - 1, around.left, around.right)
