@@ -37,7 +37,7 @@ def planted() -> PlantedTrigger:
 
 @pytest.fixture(scope="module")
 def own(images: torch.Tensor, planted: PlantedTrigger) -> PlaceFilters:
-    return filters_for(planted, PLACES, images, torch.zeros(0))
+    return filters_for(planted, PLACES, images, torch.arange(N), torch.zeros(0))
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -86,6 +86,6 @@ def test_too_many_places_share_one_filter(
 ) -> None:
     monkeypatch.setattr(place_filters, "_MOST_PLACES", PLACES.rows * PLACES.columns - 1)
     elsewhere = torch.randn(6, 6, 3, generator=torch.Generator().manual_seed(1))
-    filters = filters_for(planted, PLACES, images, elsewhere)
+    filters = filters_for(planted, PLACES, images, torch.arange(N), elsewhere)
     assert filters.bands is None
     torch.testing.assert_close(filters.weights(3, 4), elsewhere.flatten())

@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.method.planted import PlantedTrigger
-from vbdguard.method.samples import PIXEL_NOISE, evenly
+from vbdguard.method.samples import PIXEL_NOISE, at_once
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.window import Window
 
 _MOST_PLACES = 4096
 """Places up to which each has a filter of its own."""
-_IMAGES = 3000
-"""Images that say how windows vary, at most."""
 _ROWS = 8
 """Rows of places that are worked on together."""
 _AT_ONCE = 16
@@ -93,25 +91,27 @@ class PlaceFilters:
         return torch.stack(list(strips), dim=1)
 
 
-def filters_for(planted: PlantedTrigger, places: Places, images: Tensor, elsewhere: Tensor) -> PlaceFilters:
+def filters_for(
+    planted: PlantedTrigger, places: Places, images: Tensor, varied: Tensor, elsewhere: Tensor
+) -> PlaceFilters:
     """Return the filters that tell a trigger from what is usual at each place.
 
     Args:
         planted: the trigger, with its box at the very top left; what it does to the mean is looked for.
         places: at the first of which the trigger lies so.
         images: uint8 (N, H, W, C).
+        varied: int64 (n,), those that say how windows vary; a few thousand are needed.
         elsewhere: float32 (h, w, C), a filter for some place, which must do if there are too many.
     """
     if places.rows * places.columns > _MOST_PLACES:
         return PlaceFilters.same(elsewhere)
-    images = evenly(images, _IMAGES)
-    mean = _mean(images)
+    mean = _mean(images, varied)
 
     def of_rows(rows: range) -> Tensor:
         return torch.stack(
             [
                 _matched(planted, places, row, mean, covariances)
-                for row, covariances in zip(rows, _covariances(images, places, rows), strict=True)
+                for row, covariances in zip(rows, _covariances(images, varied, places, rows), strict=True)
             ]
         )
 
@@ -119,23 +119,26 @@ def filters_for(planted: PlantedTrigger, places: Places, images: Tensor, elsewhe
     return PlaceFilters.own(torch.cat(side_by_side(of_rows, blocks, device=images.device)))
 
 
-def _mean(images: Tensor) -> Tensor:
-    return torch.stack([chunk.float().sum(0) for chunk in images.split(_AT_ONCE**2)]).sum(0) / len(images)
+def _mean(images: Tensor, chosen: Tensor) -> Tensor:
+    sums = [
+        images[chunk].sum(0, dtype=torch.float64) for chunk in chosen.split(at_once((images.shape[1], images.shape[2])))
+    ]
+    return (torch.stack(sums).sum(0) / len(chosen)).float()
 
 
-def _covariances(images: Tensor, places: Places, rows: range) -> Iterator[Tensor]:
+def _covariances(images: Tensor, varied: Tensor, places: Places, rows: range) -> Iterator[Tensor]:
     """Yield for each row of places how its strip varies, float32 (h, W, C, h, W, C); the next one replaces it."""
     around = places.around
     height, width = places.first.size[0], around.size[1]
     strip = Window(places.first.top + rows.start, places.first.bottom + rows.stop - 1, around.left, around.right)
-    x = strip.cut(images, torch.arange(len(images), device=images.device)).float()
+    x = strip.cut(images, varied).float()
     lines = (x - x.mean(0)).flatten(2).transpose(0, 1)  # (rows + h - 1, n, W * C)
     varies = lines.new_zeros(height, lines.shape[2], height, lines.shape[2])
     for line in range(len(lines)):
         # The strip moves down by one line; only what the new one has to do with the others is not known yet.
         varies[:-1, :, :-1] = varies[1:, :, 1:].clone()
         known = lines[max(0, line + 1 - height) : line + 1]
-        new = torch.einsum("na,lnb->alb", lines[line], known) / len(images)
+        new = torch.einsum("na,lnb->alb", lines[line], known) / len(varied)
         varies[-1, :, height - len(known) :] = new
         varies[height - len(known) :, :, -1] = new.permute(1, 2, 0)
         if line >= height - 1:

@@ -20,18 +20,17 @@ from vbdguard.method.dense_detector import DenseDetector
 from vbdguard.method.evidence import SHARE_OF_CARRIERS, mean_log_ratios, over_others, standing_out
 from vbdguard.method.kin_reading import common_reading
 from vbdguard.method.moves import Reading
-from vbdguard.method.place_filters import PlaceFilters, Places, filters_for
+from vbdguard.method.place_filters import Places, filters_for
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, evenly, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect, flagged_by_none
 from vbdguard.method.window import window_at
 from vbdguard.method.window_detector import Sight, WindowDetector, fit_window_detectors
-from vbdguard.method.window_net import WindowNet
 from vbdguard.progress import Progress
 
-_USUAL, _OWN = 1000, 1000
-"""Samples that tell what is usual at a place, and of a class that tell which places are likeliest."""
+_VARIED, _USUAL, _OWN = 6000, 1000, 1000
+"""Samples that tell how windows vary, what is usual at a place, and of a class that tell which places are likeliest."""
 _FEWEST_USUAL, _USUAL_PIXELS = 50, 2**25
 """Where images are large fewer must do for the former."""
 _LIKELY = 3
@@ -67,18 +66,16 @@ def search(
     (detector,) = side_by_side(fitted, [[*sights, middle]], device=samples.device)
     planted, level = middle.reading.planted, kin[0].level
     top, left, height, width = planted.trigger.bbox
-    places = Places(
-        detector.window.moved(-top, -left),
-        *(whole - side + 1 for whole, side in zip(samples.image_shape[:2], (height, width), strict=True)),
-    )
-    filters = _filters(samples, detector, planted, places)
-    likely = _likely_corners(samples, detector.net, places, filters, config, progress)
+    dense = _everywhere(samples, detector, planted)
+    likely = _likely_corners(samples, dense, config, progress)
 
     def of_class(label: int) -> list[Suspect]:
         own, others = samples.members(label), other_samples(samples, label, _USUAL, seed, among=is_honest)
 
         def at(corner: Corner) -> WindowDetector:
-            return detector.at(places.window(*corner), filters.weights(*corner), samples.images, own, others)
+            return detector.at(
+                dense.places.window(*corner), dense.filters.weights(*corner), samples.images, own, others
+            )
 
         asked = [(corner, at(corner)) for corner in likely[label]]
         (row, column), found = max(asked, key=lambda one: one[1].gain)
@@ -112,22 +109,26 @@ def _in_the_middle(sight: Sight) -> Sight:
     return replace(sight, reading=Reading(PlantedTrigger(moved, planted.blend_factor)))
 
 
-def _filters(samples: Samples, detector: WindowDetector, planted: PlantedTrigger, places: Places) -> PlaceFilters:
-    """Return filters for a trigger at all places, where a detector has learned it at one of them."""
-    (matched,) = detector.matched.filters
-    top, left = planted.trigger.bbox[:2]
+def _everywhere(samples: Samples, detector: WindowDetector, planted: PlantedTrigger) -> DenseDetector:
+    """Return a detector of a trigger for all places where it may lie, with the trigger where the detector has it."""
+    top, left, *size = planted.trigger.bbox
+    rows, columns = (whole - side + 1 for whole, side in zip(samples.image_shape[:2], size, strict=True))
+    places = Places(detector.window.moved(-top, -left), rows, columns)
     first = PlantedTrigger(planted.trigger.moved(-top, -left), planted.blend_factor)
+    (matched,) = detector.matched.filters
     elsewhere = matched.weights.view(*places.first.size, samples.image_shape[2])
-    return filters_for(first, places, samples.images, elsewhere)
+    # A filter answers less to what it was made from than to anything else: that cannot say what is usual.
+    indices = torch.arange(len(samples), device=samples.device)
+    varied = evenly(indices, _VARIED)
+    unseen = indices[~torch.isin(indices, varied)]
+    most = max(_FEWEST_USUAL, min(_USUAL, _USUAL_PIXELS // (rows * columns)))
+    usual = evenly(unseen if len(unseen) >= most else indices, most)
+    filters = filters_for(first, places, samples.images, varied, elsewhere)
+    return DenseDetector.of(detector.net, places, filters, samples.images[usual])
 
 
 def _likely_corners(
-    samples: Samples,
-    net: WindowNet,
-    places: Places,
-    filters: PlaceFilters,
-    config: DirectMethodConfig,
-    progress: Progress,
+    samples: Samples, dense: DenseDetector, config: DirectMethodConfig, progress: Progress
 ) -> dict[int, list[Corner]]:
     """Return the few places where each class is likeliest to carry a trigger, by its top left corner.
 
@@ -136,16 +137,12 @@ def _likely_corners(
 
     Args:
         samples: the training set.
-        net: has learned the trigger.
-        places: where it may lie.
-        filters: for the trigger there.
+        dense: the detector of the trigger.
         config: says which classes are too small to be asked.
         progress: gets one step for each class.
     """
     counts = samples.labels.bincount(minlength=samples.n_classes)
     asked = (counts >= config.mixture.min_carriers).nonzero().squeeze(1)
-    usual = evenly(samples.images, max(_FEWEST_USUAL, min(_USUAL, _USUAL_PIXELS // (places.rows * places.columns))))
-    dense = DenseDetector.of(net, places, filters, usual)
 
     def log_ratios(images: Tensor) -> Tensor:
         carried = dense.logits(images) + math.log(SHARE_OF_CARRIERS)
