@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbdguard.method.samples import PIXEL_NOISE, Samples, at_once, evenly
-from vbdguard.method.score_density import score_bins, score_density, score_scale
+from vbdguard.method.score_density import score_bins, score_density
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.progress import Progress
 
@@ -147,7 +147,7 @@ def _filters(samples: Samples, shifts: Sequence[Floats]) -> list[_Filter]:
             torch.cat([_correlated(chunk, kernel[None])[:, 0] for chunk in images.split(_CHUNK)]).cpu().double().numpy()
         )
         centre = float(np.median(scores))
-        scale = score_scale(scores, centre, float(kernel.norm()))
+        scale = 1.4826 * float(np.median(np.abs(scores - centre))) or float(scores.std()) or 1.0
         move = float(weights @ torch.from_numpy(placed).flatten().to(covariance)) / scale
         usual = (scores.ravel() - centre) / scale
         ratios = score_density(usual + move) / score_density(usual)
