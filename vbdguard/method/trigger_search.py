@@ -33,8 +33,6 @@ _VARIED, _USUAL, _OWN = 6000, 1000, 1000
 """Samples that tell how windows vary, what is usual at a place, and of a class that tell which places are likeliest."""
 _FEWEST_USUAL, _USUAL_PIXELS = 50, 2**25
 """Where images are large fewer must do for the former."""
-_LIKELY = 3
-"""Places of a class, in each of two rankings, of which all its samples are asked: the likeliest may be natural."""
 
 Corner = tuple[int, int]
 
@@ -130,9 +128,9 @@ def _everywhere(samples: Samples, detector: WindowDetector, planted: PlantedTrig
 def _likely_corners(
     samples: Samples, dense: DenseDetector, config: DirectMethodConfig, progress: Progress
 ) -> dict[int, list[Corner]]:
-    """Return the few places where each class is likeliest to carry a trigger, by its top left corner.
+    """Return the one or two places where each class is likeliest to carry a trigger, by its top left corner.
 
-    Some stand out of their surroundings most, others exceed the other classes most: where many carry the trigger at
+    One stands out of its surroundings most, the other exceeds the other classes most: where many carry the trigger at
     the same place, none of them stands out there.
 
     Args:
@@ -152,7 +150,7 @@ def _likely_corners(
     progress.advance(samples.n_classes - len(asked))
     maps = zip(standing_out(mean, counts[asked].clamp_max(_OWN)), over_others(mean), strict=True)
     return {
-        label: list(dict.fromkeys(corner for one in of_class for corner in peaks(one, _LIKELY)))
+        label: list(dict.fromkeys(corner for one in of_class for corner in peaks(one, 1)))
         for label, of_class in zip(asked.tolist(), maps, strict=True)
     }
 
