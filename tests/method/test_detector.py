@@ -128,6 +128,23 @@ def test_the_generator_alone_decides_the_detector(model: SimpleModel, few: Sampl
     assert not torch.equal(scores[0], scores[2])
 
 
+def test_a_batch_in_parts_is_the_batch(
+    model: SimpleModel, few: Samples, patch: TriggerCandidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(SMALL, dropout=0.0)
+    detectors = []
+    for at_once in (1_000, 5):
+        monkeypatch.setattr("vbdguard.method.detector.at_once", lambda image_size, n=at_once: n)
+        generator = torch.Generator().manual_seed(0)
+        detectors.append(fit_detector(model, few, 1, patch, config, generator=generator))
+    whole, parts = detectors
+    assert parts.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.01)
+    # sums in another order, of gradients in bfloat16 where the processor has it
+    for name, weight in whole.net.state_dict().items():
+        tolerance = 0.02 * float(weight.abs().mean())
+        torch.testing.assert_close(parts.net.state_dict()[name], weight, rtol=0.02, atol=tolerance)
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 3), (9, 12, 6), (7, 7, 1)])
 def test_the_net_is_one_block_and_one_output(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     net = DetectorNet(shape, 5, 0.5, generator).eval()
