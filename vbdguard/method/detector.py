@@ -133,7 +133,7 @@ class DetectorNet(nn.Module):
         """Return n factors, 0 for a dropped feature; a byte of chance for each takes an eighth of the draws."""
         chance = torch.empty(-(-n // 8), dtype=torch.int64).random_(_LEAST_INT64, None, generator=self.generator)
         n_dropped = round(self.dropout * 256)
-        return (chance.view(torch.uint8)[:n] >= n_dropped).to(self.dtype).mul_(256 / (256 - n_dropped))
+        return (chance.view(torch.uint8)[:n] >= n_dropped).to(self.dtype).mul_(256 / max(1, 256 - n_dropped))
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
