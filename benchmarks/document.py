@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def markers(name: str) -> tuple[str, str]:
     """Return the lines between which the tables of a module of this package stand, such as "speed"."""
     return f"<!-- tables of benchmarks.{name}, written by it -->", f"<!-- end of the tables of benchmarks.{name} -->"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; an empty text where there is no row."""
+    if not rows:
+        return ""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
 
 
 def with_tables(document: str, tables: str, name: str) -> str:

@@ -81,6 +81,11 @@ def data_name(record: Record) -> str:
     return str(record["data"]) + (f"[:{record['limit']}]" if record["limit"] else "")
 
 
+def listed(seeds: Iterable[int]) -> str:
+    """Return seeds as tables name them: "0, 1, 2"."""
+    return ", ".join(map(str, sorted(seeds)))
+
+
 def published_column(method: str) -> str:
     """Return the column of a published method."""
     return f"published {method}"

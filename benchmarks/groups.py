@@ -59,6 +59,17 @@ GROUPS: dict[str, tuple[Cell, ...]] = {
 }
 """`paper` is one data set's half of the paper's 80 cells."""
 
+PAPERS_ROWS: dict[str, tuple[Cell, ...]] = {
+    "table 1": _TABLE_1,
+    "table 2": _TABLE_2,
+    **{
+        f"table {number}, blend {blend:g}": tuple(cell for cell in table if cell.blend_factor == blend)
+        for number, table in ((3, _TABLE_3), (4, _TABLE_4))
+        for blend in sorted(BLENDED)
+    },
+}
+"""The rows of averages in the paper's tables; its tables 1 and 2 give single cells too."""
+
 ALL = tuple(dict.fromkeys(cell for cells in GROUPS.values() for cell in cells))
 
 

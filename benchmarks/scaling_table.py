@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import median
 
+from benchmarks.document import markdown
 from benchmarks.records import Record
-from benchmarks.speed_table import decode_share, gigabytes_per_second, markdown, peak_memory, spread, stages_of
+from benchmarks.speed_table import decode_share, gigabytes_per_second, peak_memory, spread, stages_of
 
 _AXES = {"samples": "samples", "classes": "classes", "poisoned": "poisoned classes", "side": "pixels a side"}
 

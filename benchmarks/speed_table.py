@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from benchmarks.document import markdown
 from benchmarks.figures import data_name
 from benchmarks.records import Record
 
-Row = Sequence[str]
 _INGEST = "ingest"
 
 
@@ -41,11 +41,6 @@ def spread(values: Iterable[float], digits: int | None = None) -> str:
         digits = max(0, min(3, 2 - math.floor(math.log10(max(abs(middle), 1e-3)))))
     texts = [f"{value:,.{digits}f}" for value in (middle, found[0], found[-1])]
     return texts[0] if len(found) == 1 else f"{texts[0]} ({texts[1]} - {texts[2]})"
-
-
-def markdown(columns: Row, rows: Sequence[Row]) -> str:
-    """Return a table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
 
 
 def compute_limit(record: Record, stage: str) -> float:

@@ -17,8 +17,9 @@ from statistics import mean
 
 from scipy.stats import beta
 
+from benchmarks.ages import ages
 from benchmarks.cells import Cell
-from benchmarks.document import put
+from benchmarks.document import markdown, put
 from benchmarks.figures import (
     CEILING,
     FLAG_EVERYTHING,
@@ -26,30 +27,23 @@ from benchmarks.figures import (
     Figures,
     Spread,
     data_name,
+    listed,
     methods_in,
     published_column,
 )
-from benchmarks.groups import BLENDED, GROUPS
+from benchmarks.groups import GROUPS, PAPERS_ROWS
 from benchmarks.published import COUNTERPARTS, PAPERS_DATA, Published, load_published
 from benchmarks.records import Record, read_records
+from benchmarks.reproduction import reproduction
 from benchmarks.roster import plain_name
 from benchmarks.summary import summary
 
-_PAPER_ROWS = {
-    "table 1": GROUPS["table1"],
-    "table 2": GROUPS["table2"],
-    **{
-        f"table {number}, blend {blend:g}": tuple(
-            cell for cell in GROUPS[f"table{number}"] if cell.blend_factor == blend
-        )
-        for number in (3, 4)
-        for blend in sorted(BLENDED)
-    },
+_AVERAGED = {
+    **PAPERS_ROWS,
     "table 3": GROUPS["table3"],
     "table 4": GROUPS["table4"],
     "all of this set": GROUPS["paper"],
 }
-"""The rows of averages in the paper's tables; its tables 1 and 2 give single cells too, which stand further down."""
 
 
 def main() -> None:
@@ -77,10 +71,12 @@ def all_tables(records: Sequence[Record], published: Published) -> str:
     parts = [
         ("Averages over the paper's cells", averages(records, figures)),
         ("F1 (%) per cell", f1_per_cell(records, figures)),
+        ("Preset `paper` against the published runs", reproduction(figures)),
         ("Share of the ceiling", shares_of_ceiling(records, figures)),
         ("Rivals", rivals(records, figures)),
         ("Clean data", clean_table(records)),
         ("Errors and cost per cell", details(records)),
+        ("Runs, and the code that made them", ages(records)),
     ]
     body = "\n\n".join(f"### {title}\n\n{table}" for title, table in parts if table)
     return f"{body}\n\n{provenance(records)}"
@@ -96,12 +92,12 @@ def averages(records: Sequence[Record], figures: Figures) -> str:
     names = sorted({data_name(record) for record in records})
     for method in methods_in(records):
         for data in names:
-            for title, cells in _PAPER_ROWS.items():
+            for title, cells in _AVERAGED.items():
                 pairs = _there([(data, cell) for cell in cells], method, figures)
                 rows += _average(f"{data}, {title}", method, pairs, len(cells), figures)
         pairs = _there([(data, cell) for data in PAPERS_DATA for cell in GROUPS["paper"]], method, figures)
         rows += _average("all cells of both sets", method, pairs, len(PAPERS_DATA) * len(GROUPS["paper"]), figures)
-    return _markdown(("cells of", "method", "measured", "F1 %", "published %", CEILING, FLAG_EVERYTHING), rows)
+    return markdown(("cells of", "method", "measured", "F1 %", "published %", CEILING, FLAG_EVERYTHING), rows)
 
 
 def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
@@ -116,7 +112,7 @@ def f1_per_cell(records: Sequence[Record], figures: Figures) -> str:
         (data, cell.name, *(_with_count(figures.spread(data, cell, column), column) for column in columns))
         for data, cell in pairs
     ]
-    return _markdown(("data", "cell", *columns), rows)
+    return markdown(("data", "cell", *columns), rows)
 
 
 def shares_of_ceiling(records: Sequence[Record], figures: Figures) -> str:
@@ -136,10 +132,10 @@ def shares_of_ceiling(records: Sequence[Record], figures: Figures) -> str:
         if shared:
             reached, most = mean(ours[seed] for seed in shared), mean(ceiling[seed] for seed in shared)
             share = f"{100 * reached / most:.1f}"
-            numbers = ", ".join(map(str, shared)), f"{reached:.2f}", f"{most:.2f}", share, asked[data, name]
+            numbers = listed(shared), f"{reached:.2f}", f"{most:.2f}", share, asked[data, name]
             rows.append((data, name, *map(str, numbers)))
     columns = ("seeds", f"{OURS[0]} F1 %", f"{CEILING} F1 %", "share of it %", "classes that it is of")
-    return _markdown(("data", "cell", *columns), rows)
+    return markdown(("data", "cell", *columns), rows)
 
 
 def rivals(records: Sequence[Record], figures: Figures) -> str:
@@ -154,7 +150,7 @@ def rivals(records: Sequence[Record], figures: Figures) -> str:
         compared = (OURS[0], published_column(COUNTERPARTS.get(plain_name(method), method)))
         rows.append(
             (
-                *(data, cell, method, ", ".join(str(record["seed"]) for record in group)),
+                *(data, cell, method, listed(record["seed"] for record in group)),
                 *(str(_spread(group, name)) for name in ("f1", "precision", "recall", "false_positive_rate")),
                 *(str(figures.spread(data, Cell.parse(cell), column)) for column in compared),
                 str(_spread([record for record in group if "learnt_poisoned" in record], "learnt_poisoned")),
@@ -162,7 +158,7 @@ def rivals(records: Sequence[Record], figures: Figures) -> str:
             )
         )
     scores = ("F1 %", "precision %", "recall %", "FPR %", "default", "published", "poison that its model learnt %")
-    return _markdown(("data", "cell", "method", "seeds", *scores, "s"), rows)
+    return markdown(("data", "cell", "method", "seeds", *scores, "s"), rows)
 
 
 def clean_table(records: Iterable[Record]) -> str:
@@ -177,7 +173,7 @@ def clean_table(records: Iterable[Record]) -> str:
         if len(of_method) > 1:
             rows.append(("all", f"{len(of_method)} clean sets", method, *_alarms(list(chain.from_iterable(of_method)))))
     names = ("runs", "with an alarm", "upper 95 % bound", "flagged %", "flagged %, worst run")
-    return _markdown(("data", "cell", "method", *names), rows)
+    return markdown(("data", "cell", "method", *names), rows)
 
 
 def _alarms(group: Sequence[Record]) -> tuple[str, ...]:
@@ -200,14 +196,14 @@ def details(records: Iterable[Record]) -> str:
         )
         rows.append(
             (
-                *(data, cell, method, ", ".join(str(record["seed"]) for record in group)),
+                *(data, cell, method, listed(record["seed"] for record in group)),
                 *(str(_spread(group, name)) for name in ("precision", "recall", "false_positive_rate")),
                 *(f"{right} of {attacked}", str(wrong)),
                 *(f"{mean(record['seconds']['total'] for record in group):.0f}", _peak(group)),
             )
         )
     names = ("precision %", "recall %", "FPR %", "classes found", "innocent classes accused", "s", "peak MB")
-    return _markdown(("data", "cell", "method", "seeds", *names), rows)
+    return markdown(("data", "cell", "method", "seeds", *names), rows)
 
 
 def provenance(records: Sequence[Record]) -> str:
@@ -266,13 +262,6 @@ def _spread(group: Iterable[Record], name: str) -> Spread:
 def _peak(group: Iterable[Record]) -> str:
     peaks: list[int] = [record.get("peak_gpu_memory_mb") or record["peak_memory_mb"] for record in group]
     return str(max(peaks))
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from benchmarks.ages import ages
 from benchmarks.document import markers, with_tables
 from benchmarks.figures import Figures
 from benchmarks.groups import GROUPS
 from benchmarks.published import load_published
 from benchmarks.records import append_record, read_records
+from benchmarks.reproduction import reproduction
 from benchmarks.summary import summary
 from benchmarks.tables import all_tables, averages, clean_table, details, f1_per_cell, rivals, shares_of_ceiling
 
@@ -125,6 +127,43 @@ def test_the_share_of_the_ceiling_is_that_of_the_seeds_that_both_have() -> None:
         **{"default F1 %": "85.00", "ceiling F1 %": "92.50", "share of it %": "91.9", "classes that it is of": "2"},
     }
     assert shares_of_ceiling([run()], Figures.gather([run()], {})) == ""
+
+
+def test_the_published_preset_is_held_against_the_published_runs_cell_by_cell() -> None:
+    grid, square = "a2o/white_grid/1/0.1", "a2a/white_square/1/0.1"
+    published = {("cifar10", cell, "VBD"): {0: 97.0, 1: 98.0, 2: 99.0} for cell in (SQUARE, grid, square)}
+    records = [run(seed=1, method="paper", f1=95.0), run(seed=2, method="paper", f1=99.0), run(f1=10.0)]
+    records += [run(grid, method="paper", f1=95.5), run(square, method="paper", f1=100.5)]
+    table, told = reproduction(Figures.gather(records, published)).split("\n\n")
+    here, below, above = rows(table)
+    assert here == {
+        **{"data": "cifar10", "cell": SQUARE, "seeds": "1, 2"},
+        **{"paper F1 %": f"97.00 ± {stdev([95, 99]):.2f}", "published F1 %": "98.00 ± 1.00"},
+        **{"difference": "-1.00", "on the same seeds": "-1.50"},
+    }
+    assert (below["difference"], below["on the same seeds"]) == ("-2.50", "-1.50")
+    assert (above["difference"], above["on the same seeds"]) == ("+2.50", "+3.50")
+    assert told == "1 of 3 cells are within 2 points of the published mean, 1 above and 1 below."
+    assert reproduction(Figures.gather(records, {})) == ""
+
+
+def test_each_row_of_the_paper_tells_how_many_runs_there_are_and_of_which_code() -> None:
+    def of(commit: str) -> dict[str, Any]:
+        return {"environment": {"device": "cpu", "machine": "x", "torch": "2", "commit": commit}}
+
+    records = [run(seed=seed, **of("b" if seed else "a")) for seed in (0, 1, 2, 3)]
+    records += [run(method="paper"), run(method="abl"), run(method="flare"), run(method="ceiling")]
+    records += [clean(), run("a2o/white_square/1/0.01"), run("a2a/white_grid/0.2/0.1", limit=500)]
+    found = [tuple(row.values()) for row in rows(ages(records))]
+    assert found == [
+        ("cifar10", "table 1", "default", "3 of 18", "b: 3, a: 1"),
+        ("cifar10", "other attacks", "default", "1", "abc: 1"),
+        ("cifar10", "clean sets", "default", "1", "abc: 1"),
+        ("cifar10", "table 1", "paper", "1 of 18", "abc: 1"),
+        ("cifar10", "table 1", "rivals", "2", "abc: 2"),
+        ("cifar10", "table 1", "ceiling", "1", "abc: 1"),
+        ("cifar10[:500]", "table 4, blend 0.2", "default", "1 of 12", "abc: 1"),
+    ]
 
 
 def test_details_add_up_the_classes_and_leave_clean_runs_and_ceilings_out() -> None:
