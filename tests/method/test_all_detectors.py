@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.all_detectors import _denied, train_detectors
+from vbdguard.method.all_detectors import _denied, _lie_at_one_place, _read_anew, _Setting, train_detectors
 from vbdguard.method.level import image_levels
+from vbdguard.method.mixture_trace import MixtureTrace
+from vbdguard.method.moves import Reading
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
@@ -134,3 +136,70 @@ def test_one_network_learns_what_three_classes_share_also_at_the_border(
     alone = train_detectors(samples, [replace(one, kin=None) for one in kin], method, 0, Silent())
     nets = [one.trace.net for one in alone if isinstance(one.trace, WindowDetector)]
     assert len({id(net) for net in nets}) == len(nets) == 3
+
+
+def shared_at(
+    natural: Samples, method: DirectMethodConfig, places: list[tuple[int, int]]
+) -> tuple[_Setting, list[Suspect]]:
+    """Return three classes with one trigger, each at a place, and who carries it."""
+    images, shared = natural.images.clone(), pattern(3, 7)
+    for label, (top, left) in enumerate(places):
+        images[natural.members(label)[:COUNT], top : top + 3, left : left + 3] = shared
+    samples = replace(natural, images=images)
+    level = image_levels(Population.of(samples), samples, method)[0]
+    planted = PlantedTrigger(as_trigger(shared), 1.0)
+    kin = []
+    for label, (top, left) in enumerate(places):
+        window = window_at(top + 1, left + 1, level.side, (16, 16))
+        trigger = planted.trigger.moved(top - 6, left - 5)
+        is_carrier = torch.arange(len(samples.members(label))) < COUNT
+        suspect = Suspect(
+            label=label,
+            members=samples.members(label),
+            level=level,
+            planted=PlantedTrigger(trigger, 1.0),
+            window=window,
+            logits=torch.where(is_carrier, 9.0, -9.0),
+            gain=100.0 + label,
+            trace=MixtureTrace(window, torch.zeros(3 * window.size[0] * window.size[1]), [], 0.5),
+            extent=trigger.mask,
+            is_wide=False,
+            is_painted=True,
+        )
+        kin.append(suspect)
+    return _Setting.of(samples, kin, method, 0), kin
+
+
+@pytest.mark.parametrize("places", [[(6, 5)] * 3, [(6, 5), (2, 9), (11, 3)]])
+def test_what_kin_share_is_read_anew_without_stray_pixels_where_it_lay(
+    natural: Samples, method: DirectMethodConfig, places: list[tuple[int, int]]
+) -> None:
+    setting, kin = shared_at(natural, method, places)
+    with_stray = []
+    for suspect in kin:
+        top, left = suspect.planted.trigger.bbox[:2]
+        mask = suspect.planted.trigger.mask.clone()
+        mask[top + 3, left] = True
+        trigger = TriggerCandidate(mask, suspect.planted.trigger.pattern)
+        with_stray.append(Reading(PlantedTrigger(trigger, 1.0)))
+    anew = _read_anew(setting, kin, with_stray)
+    assert [reading.planted.trigger.bbox for reading in anew] == [(*place, 3, 3) for place in places]
+    assert all(int(reading.planted.trigger.mask.sum()) == 9 for reading in anew)
+
+
+def test_one_place_is_where_most_of_what_classes_share_lies(natural: Samples, method: DirectMethodConfig) -> None:
+    for places, is_one in (([(6, 5)] * 3, True), ([(6, 5), (6, 5), (2, 9)], True), ([(6, 5), (2, 9), (11, 3)], False)):
+        _, kin = shared_at(natural, method, places)
+        assert _lie_at_one_place([Reading(suspect.planted) for suspect in kin]) == is_one
+
+
+def test_others_are_honest_by_what_is_known_by_now(natural: Samples, method: DirectMethodConfig) -> None:
+    setting, kin = shared_at(natural, method, [(6, 5)] * 3)
+    members = kin[1].members
+    assert not setting.is_honest[members[:COUNT]].any()
+    assert setting.is_honest[members[COUNT:]].all()
+    seen = [replace(suspect, logits=-suspect.logits) for suspect in kin[:2]]
+    informed = setting.knowing(kin[:2], seen)
+    assert informed.is_honest[members[:COUNT]].all()
+    assert not informed.is_honest[members[COUNT:]].any()
+    assert not informed.is_honest[kin[2].members[:COUNT]].any()

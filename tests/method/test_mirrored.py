@@ -33,6 +33,15 @@ def level(images: Tensor) -> Level:
     return image_levels(Population.of(samples), samples, CONFIG)[0]
 
 
+def lighter(images: Tensor, row: int, column: int, side: int, amount: int, *, every: int = 1) -> Tensor:
+    """Return the images with a lighter square on one in `every` of each class."""
+    result = images.clone()
+    for label in ALL:
+        square = result[label :: CLASSES * every, row : row + side, column : column + side]
+        square += amount  # a texture is nowhere near white
+    return result
+
+
 def stamped(images: Tensor, labels: tuple[int, ...], top: int, left: int, *, every: int = 10) -> Tensor:
     """Return the images with a light square on one in `every` of some classes."""
     result = images.clone()
@@ -72,6 +81,18 @@ def test_what_one_or_two_classes_carry_is_left_to_the_comparison_of_classes() ->
 
 def test_what_most_images_show_is_how_they_are() -> None:
     assert find_in_all_classes(level(stamped(textures(), ALL, 15, 19, every=1)), CONFIG) == {}
+
+
+@pytest.mark.parametrize(("dots", "amount"), [(2, 30), (3, 90)])
+def test_a_trigger_is_found_beside_what_all_images_show_more_clearly(dots: int, amount: int) -> None:
+    images = textures()
+    for row, column in [(3, 3), (16, 4), (4, 8)][:dots]:
+        images = lighter(images, row, column, 2, 20)
+    images = lighter(images, 15, 15, 3, amount, every=10)
+    found = find_in_all_classes(level(images), CONFIG)
+    assert sorted(found) == list(ALL)
+    for suspect, *_ in found.values():
+        assert suspect.planted.trigger.bbox == (15, 15, 3, 3)
 
 
 def test_images_unlike_their_mirror_images_left_to_right_are_compared_upside_down() -> None:

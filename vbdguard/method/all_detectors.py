@@ -8,7 +8,8 @@ of the two. Samples that stage 3 is sure of and the detector is sure to deny sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from vbdguard.method.device import give_back_freed
 from vbdguard.method.kin_reading import FEWEST_KIN, common_reading
 from vbdguard.method.mixture import View, planted_trigger
 from vbdguard.method.moves import Reading, read_trigger
+from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect, flagged_by_none
@@ -32,6 +34,9 @@ _PURE = 0.95
 that only seem to carry one fit best wherever chance has it."""
 _MANY_DENIED = 0.1
 """Share of a trigger's carriers that its detector may deny."""
+_LOOKS_AT_ONE_PLACE = 3
+"""How often classes with a trigger at the same place are looked at, the last time thoroughly. Each time fewer carriers
+are left among the samples of others, but what looks a little like a carrier is gone from them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,22 @@ class _Setting:
     """What all detectors learn from, and how."""
 
     samples: Samples
+    suspects: Sequence[Suspect]
+    """All that is known of triggers."""
     is_honest: Tensor
-    """bool (N,): samples that no trigger flags. Others may carry one at the very place where a detector looks."""
+    """bool (N,): samples that none of them flags. Others may carry one at the very place where a detector looks."""
     config: DirectMethodConfig
     seed: int
+
+    @classmethod
+    def of(cls, samples: Samples, suspects: Sequence[Suspect], config: DirectMethodConfig, seed: int) -> _Setting:
+        return cls(samples, suspects, flagged_by_none(samples, suspects), config, seed)
+
+    def knowing(self, kin: Sequence[Suspect], seen: Sequence[Suspect]) -> _Setting:
+        """Return the same once some of the suspects have been looked at."""
+        known = {id(suspect) for suspect in kin}
+        others = (suspect for suspect in self.suspects if id(suspect) not in known)
+        return _Setting.of(self.samples, [*others, *seen], self.config, self.seed)
 
     def others(self, label: int, most: int) -> Tensor:
         """Return honest samples of other classes, int64 (m,)."""
@@ -58,7 +75,7 @@ def train_detectors(
     samples: Samples, suspects: list[Suspect], config: DirectMethodConfig, seed: int, progress: Progress
 ) -> list[Suspect]:
     """Return the suspects as their detectors see them, and what hid behind them."""
-    setting = _Setting(samples, flagged_by_none(samples, suspects), config, seed)
+    setting = _Setting.of(samples, suspects, config, seed)
     shared = _shared_readings(setting, suspects)
     jobs = _jobs(suspects, shared, config)
 
@@ -87,13 +104,49 @@ def _jobs(suspects: list[Suspect], shared: Mapping[int, Reading], config: Direct
 
 
 def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading]) -> list[Suspect]:
-    """Return what one network sees of classes that share a trigger."""
-    learning = setting.config.detector.thorough(len(kin))
-    seen = _seen_by_detector(setting, kin, readings, learning, others=learning.thorough_others, beyond=True)
+    """Return what one network sees of classes that share a trigger.
+
+    Where it lies at the same place in all, the samples of other classes carry it too, and as long as nobody knows which
+    they teach that it is nothing special.
+    """
+    quick, thorough = setting.config.detector, setting.config.detector.thorough(len(kin))
+    informed, known = setting, kin
+    for _ in range(_LOOKS_AT_ONE_PLACE - 1 if _lie_at_one_place(readings) else 0):
+        seen = _seen_by_detector(informed, kin, readings, quick, others=thorough.thorough_others, beyond=True)
+        if _doubt(*seen) < quick.doubt or _explained(seen) < _explained(known):
+            break
+        readings, informed, known = _read_anew(setting, seen, readings), setting.knowing(kin, seen), seen
+    seen = _seen_by_detector(informed, kin, readings, thorough, others=thorough.thorough_others, beyond=True)
     return [
         one if suspect.is_common or one.gain >= _worth(suspect) else suspect
         for suspect, one in zip(kin, seen, strict=True)
     ]
+
+
+def _explained(suspects: Sequence[Suspect]) -> float:
+    """Return the log-likelihood (nats) that suspects explain together."""
+    return sum(suspect.gain for suspect in suspects)
+
+
+def _lie_at_one_place(readings: list[Reading]) -> bool:
+    """Return whether most of the triggers that classes share lie at the same pixels."""
+    places = Counter(reading.planted.trigger.bbox for reading in readings)
+    return 2 * places.most_common(1)[0][1] > len(readings)
+
+
+def _read_anew(setting: _Setting, kin: list[Suspect], readings: list[Reading]) -> list[Reading]:
+    """Return the trigger that kin share as they show it now, at the places where it was read before."""
+    shown = [replace(one, planted=_read(one, setting.view(one), one.logits.sigmoid()).planted) for one in kin]
+    anew = zip(kin, common_reading(shown), readings, strict=True)
+    clear = ((one.gain, planted, before) for one, planted, before in anew if planted is not None)
+    _, planted, before = max(clear, key=lambda found: found[0])
+    top, left = before.planted.trigger.bbox[:2]
+
+    def at_place_of(reading: Reading) -> Reading:
+        row, column = reading.planted.trigger.bbox[:2]
+        return Reading(PlantedTrigger(planted.trigger.moved(row - top, column - left), planted.blend_factor))
+
+    return [at_place_of(reading) for reading in readings]
 
 
 def _judged_alone(setting: _Setting, suspect: Suspect) -> list[Suspect]:
@@ -179,9 +232,9 @@ def _kin(suspects: list[Suspect]) -> list[list[int]]:
     return [sorted(by_label.values()) for by_label in by_trigger.values() if len(by_label) >= FEWEST_KIN]
 
 
-def _doubt(suspect: Suspect) -> float:
+def _doubt(*suspects: Suspect) -> float:
     """Return how many errors a detector expects of itself for each carrier that it expects."""
-    posterior = suspect.logits.sigmoid()
+    posterior = torch.cat([suspect.logits for suspect in suspects]).sigmoid()
     return float(torch.minimum(posterior, 1 - posterior).sum() / posterior.sum().clamp_min(1e-9))
 
 

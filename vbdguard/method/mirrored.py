@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.contrast import Place, UsualContrasts, find_places, natural_covariance
 from vbdguard.method.level import Level
-from vbdguard.method.mixture import Mixture, View, fit_mixture
+from vbdguard.method.mixture import Mixture, View, fit_mixture, known_mixture
 from vbdguard.method.samples import evenly
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect
@@ -38,6 +39,8 @@ _FEWEST_CLASSES = 3
 """Classes that must carry it: one or two alone are found by comparing classes."""
 _MOST_CARRIERS = 0.5
 """Share of all samples up to which something is a trigger; what more have in common is how these images are."""
+_CLEAR_PARTS = 0.0, 0.35, 0.5
+"""Parts of the strongest pixel's shift from which on a pixel is taken for the trigger's, to see what explains most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +65,30 @@ class _Mirror:
 
     def odd_places(self, config: DirectMethodConfig) -> list[Place]:
         """Return where the mean is unlike its mirror image as it is nowhere else."""
-        usual = UsualContrasts.of(self.contrast[None], config.contrast)
-        return find_places(usual.scores(self.contrast, 0)[None], None, config.contrast).get(0, [])
+        twice = replace(config.contrast, places=2 * config.contrast.places)  # each is as odd as its mirror image
+        usual = UsualContrasts.of(self.contrast[None], twice)
+        return find_places(usual.scores(self.contrast, 0)[None], None, twice).get(0, [])
 
-    def mixture_at(self, place: Place, level: Level, config: DirectMethodConfig) -> Mixture | None:
-        """Return what some of the images carry there, and their mirror images do not, if it explains enough."""
+    def mixtures_at(self, place: Place, level: Level, config: DirectMethodConfig) -> list[Mixture]:
+        """Return what some of the images carry there, and their mirror images do not, if it explains enough.
+
+        What these few images have in common beside the trigger looks like a part of it, and takes the whole for a
+        stranger in most others: so the same follows with clearer pixels only.
+        """
         n = len(self.both) // 2
         everyone = torch.arange(2 * n, device=self.both.device)
         window = window_at(place.row, place.column, level.side, level.image_size)
         view = View.of(self.both, everyone[:n], everyone[n:], self.usual, self.natural, window)
         mixture = fit_mixture(view, config.mixture)
         if mixture is None or mixture.share > _MOST_CARRIERS:
-            return None
-        return mixture if mixture.gain >= level.least_gain(n, mixture.share * n, config) else None
+            return []
+        if mixture.gain < level.least_gain(n, mixture.share * n, config):
+            return []
+        shift = mixture.planted.shift(self.usual.permute(2, 0, 1)).permute(1, 2, 0)
+        shown = window.of_image(shift).double().cpu().numpy()
+        strength = np.linalg.norm(shown, axis=2, keepdims=True)
+        clear = (np.where(strength > part * strength.max(), shown, 0) for part in _CLEAR_PARTS)
+        return [mixture, *(known_mixture(view, each) for each in clear)]
 
 
 def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, list[Suspect]]:
@@ -84,15 +98,14 @@ def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, l
         level: images as they are.
         config: all settings.
     """
-    jobs = [(mirror, place) for mirror in _mirrors(level) for place in mirror.odd_places(config)]
+    mirrors = _mirrors(level)
+    places = _odd_places(mirrors, config)
+    jobs = [(mirror, place) for mirror in mirrors for place in places]
 
     def at(job: tuple[_Mirror, Place]) -> list[Suspect]:
         mirror, place = job
-        mixture = mirror.mixture_at(place, level, config)
-        if mixture is None:
-            return []
-        of_classes = (_in_class(label, mixture, level, config) for label in range(level.samples.n_classes))
-        return [suspect for suspect in of_classes if suspect is not None]
+        seen = (_in_classes(mixture, level, config) for mixture in mirror.mixtures_at(place, level, config))
+        return max(seen, key=lambda found: sum(suspect.gain for suspect in found), default=[])
 
     by_class: dict[int, list[Suspect]] = {}
     for found in side_by_side(at, jobs, device=level.samples.device):
@@ -109,6 +122,26 @@ def _mirrors(level: Level) -> list[_Mirror]:
     spread = float(evenly(images, _ENOUGH).float().std(0).mean())
     mirrors = (_Mirror.along(axis, some, mean, level) for axis in _AXES)
     return [one for one in mirrors if float(one.contrast.square().mean().sqrt()) <= _MOST_UNLIKE * spread]
+
+
+def _odd_places(mirrors: list[_Mirror], config: DirectMethodConfig) -> list[Place]:
+    """Return where the mean is unlike one of its mirror images as it is nowhere else; no place twice.
+
+    Upside down it is smooth up to the borders, where left to right something natural is often odder than any trigger;
+    but single samples are told from those that are mirrored left to right.
+    """
+    places: list[Place] = []
+    for mirror in mirrors:
+        for place in mirror.odd_places(config):
+            if not any(place.is_near(earlier) for earlier in places):
+                places.append(place)
+    return places
+
+
+def _in_classes(mixture: Mixture, level: Level, config: DirectMethodConfig) -> list[Suspect]:
+    """Return which classes carry it."""
+    found = (_in_class(label, mixture, level, config) for label in range(level.samples.n_classes))
+    return [suspect for suspect in found if suspect is not None]
 
 
 def _in_class(label: int, mixture: Mixture, level: Level, config: DirectMethodConfig) -> Suspect | None:
