@@ -41,10 +41,6 @@ class Place:
     is_rare: bool = False
     """Whether few samples of the class show it, by details that hardly any image has."""
 
-    def is_near(self, other: Place) -> bool:
-        """Return whether both may be of one peak."""
-        return max(abs(self.row - other.row), abs(self.column - other.column)) <= _PEAK // 2
-
 
 @dataclass(frozen=True, slots=True)
 class ClassMeans:

@@ -10,6 +10,7 @@ general (digits, say), nothing can be told. A patch that lies on the axis and is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +24,13 @@ from vbdguard.method.mixture import Mixture, View, fit_mixture, known_mixture
 from vbdguard.method.samples import evenly
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect
-from vbdguard.method.window import window_at
+from vbdguard.method.window import Window, window_at
 from vbdguard.method.window_detector import share_of_poison
 
 _AXES = 1, 0
-"""Of images (H, W, C): left to right, and upside down."""
+"""Of images (H, W, C): left to right, and upside down. Single photographs are more like the former mirror image."""
+_SAME_PLACE = 1
+"""Pixels by which two windows may differ and still show the same."""
 _MOST_UNLIKE = 0.25
 """Root mean square of the mean image less its mirror image, in standard deviations of pixels, up to which photographs
 count as symmetric: left to right they have 0.02, upside down 0.15 to 0.22, digits 0.3."""
@@ -47,6 +50,8 @@ _CLEAR_PARTS = 0.0, 0.35, 0.5
 class _Mirror:
     """Some images beside their mirror images along one axis, and the means of all."""
 
+    axis: int
+    """Of images (H, W, C)."""
     both: Tensor
     """uint8 (2 n, H, W, C), mirrored ones last."""
     usual: Tensor
@@ -61,7 +66,7 @@ class _Mirror:
         """Mirror uint8 (n, H, W, C) images, and the mean of all, float64 (H, W, C), along an axis of the latter."""
         usual = mean.flip(axis)
         natural = natural_covariance((mean - usual)[None], level.side, level.natural_share)
-        return cls(torch.cat([images, images.flip(axis + 1)]), usual, mean - usual, natural)
+        return cls(axis, torch.cat([images, images.flip(axis + 1)]), usual, mean - usual, natural)
 
     def odd_places(self, config: DirectMethodConfig) -> list[Place]:
         """Return where the mean is unlike its mirror image as it is nowhere else."""
@@ -69,7 +74,33 @@ class _Mirror:
         usual = UsualContrasts.of(self.contrast[None], twice)
         return find_places(usual.scores(self.contrast, 0)[None], None, twice).get(0, [])
 
-    def mixtures_at(self, place: Place, level: Level, config: DirectMethodConfig) -> list[Mixture]:
+    def windows(self, places: Sequence[Place], side: int) -> list[Window]:
+        """Return where to look for what makes the mean odd at places: there or at their mirror images.
+
+        Each window lies on one side of the axis, if that has room for it: beyond it would lie the mirror image of what
+        is looked for.
+        """
+        height, width = self.usual.shape[:2]
+        found: list[Window] = []
+        for place in places:
+            row, column = place.row, place.column
+            other = (row, width - 1 - column) if self.axis == 1 else (height - 1 - row, column)
+            for there in ((row, column), other):
+                window = self._beside_axis(window_at(*there, side, (height, width)))
+                if not any(window.overlaps(earlier, _SAME_PLACE) for earlier in found):
+                    found.append(window)
+        return found
+
+    def _beside_axis(self, window: Window) -> Window:
+        low, high = (window.left, window.right) if self.axis == 1 else (window.top, window.bottom)
+        length = self.usual.shape[self.axis]
+        if low + high <= length:
+            step = max(min(0, length // 2 - high), -low)
+        else:
+            step = min(max(0, -(-length // 2) - low), length - high)
+        return window.moved(0, step) if self.axis == 1 else window.moved(step, 0)
+
+    def mixtures_in(self, window: Window, level: Level, config: DirectMethodConfig) -> list[Mixture]:
         """Return what some of the images carry there, and their mirror images do not, if it explains enough.
 
         What these few images have in common beside the trigger looks like a part of it, and takes the whole for a
@@ -77,7 +108,6 @@ class _Mirror:
         """
         n = len(self.both) // 2
         everyone = torch.arange(2 * n, device=self.both.device)
-        window = window_at(place.row, place.column, level.side, level.image_size)
         view = View.of(self.both, everyone[:n], everyone[n:], self.usual, self.natural, window)
         mixture = fit_mixture(view, config.mixture)
         if mixture is None or mixture.share > _MOST_CARRIERS:
@@ -99,12 +129,16 @@ def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, l
         config: all settings.
     """
     mirrors = _mirrors(level)
-    places = _odd_places(mirrors, config)
-    jobs = [(mirror, place) for mirror in mirrors for place in places]
+    odd = [mirror.odd_places(config) for mirror in mirrors]
+    jobs = []
+    for i, mirror in enumerate(mirrors):
+        # Natural borders may be odder left to right than any trigger: what is odd upside down is looked for as well.
+        places = [place for along in odd[i:] for place in along]
+        jobs += [(mirror, window) for window in mirror.windows(places, level.side)]
 
-    def at(job: tuple[_Mirror, Place]) -> list[Suspect]:
-        mirror, place = job
-        seen = (_in_classes(mixture, level, config) for mixture in mirror.mixtures_at(place, level, config))
+    def at(job: tuple[_Mirror, Window]) -> list[Suspect]:
+        mirror, window = job
+        seen = (_in_classes(mixture, level, config) for mixture in mirror.mixtures_in(window, level, config))
         return max(seen, key=lambda found: sum(suspect.gain for suspect in found), default=[])
 
     by_class: dict[int, list[Suspect]] = {}
@@ -122,20 +156,6 @@ def _mirrors(level: Level) -> list[_Mirror]:
     spread = float(evenly(images, _ENOUGH).float().std(0).mean())
     mirrors = (_Mirror.along(axis, some, mean, level) for axis in _AXES)
     return [one for one in mirrors if float(one.contrast.square().mean().sqrt()) <= _MOST_UNLIKE * spread]
-
-
-def _odd_places(mirrors: list[_Mirror], config: DirectMethodConfig) -> list[Place]:
-    """Return where the mean is unlike one of its mirror images as it is nowhere else; no place twice.
-
-    Upside down it is smooth up to the borders, where left to right something natural is often odder than any trigger;
-    but single samples are told from those that are mirrored left to right.
-    """
-    places: list[Place] = []
-    for mirror in mirrors:
-        for place in mirror.odd_places(config):
-            if not any(place.is_near(earlier) for earlier in places):
-                places.append(place)
-    return places
 
 
 def _in_classes(mixture: Mixture, level: Level, config: DirectMethodConfig) -> list[Suspect]:
