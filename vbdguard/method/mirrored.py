@@ -77,8 +77,8 @@ class _Mirror:
     def windows(self, places: Sequence[Place], side: int) -> list[Window]:
         """Return where to look for what makes the mean odd at places: there or at their mirror images.
 
-        Each window lies on one side of the axis, if that has room for it: beyond it would lie the mirror image of what
-        is looked for.
+        Across the axis a window shows the mirror image of what is looked for too, so that it is followed by the nearest
+        one on the side of its middle.
         """
         height, width = self.usual.shape[:2]
         found: list[Window] = []
@@ -86,9 +86,10 @@ class _Mirror:
             row, column = place.row, place.column
             other = (row, width - 1 - column) if self.axis == 1 else (height - 1 - row, column)
             for there in ((row, column), other):
-                window = self._beside_axis(window_at(*there, side, (height, width)))
-                if not any(window.overlaps(earlier, _SAME_PLACE) for earlier in found):
-                    found.append(window)
+                across = window_at(*there, side, (height, width))
+                for window in (across, self._beside_axis(across)):
+                    if not any(window.overlaps(earlier, _SAME_PLACE) for earlier in found):
+                        found.append(window)
         return found
 
     def _beside_axis(self, window: Window) -> Window:
@@ -129,12 +130,9 @@ def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, l
         config: all settings.
     """
     mirrors = _mirrors(level)
-    odd = [mirror.odd_places(config) for mirror in mirrors]
-    jobs = []
-    for i, mirror in enumerate(mirrors):
-        # Natural borders may be odder left to right than any trigger: what is odd upside down is looked for as well.
-        places = [place for along in odd[i:] for place in along]
-        jobs += [(mirror, window) for window in mirror.windows(places, level.side)]
+    # Natural borders may be odder left to right than any trigger, and upside down photographs are less alike.
+    places = [place for mirror in mirrors for place in mirror.odd_places(config)]
+    jobs = [(mirror, window) for mirror in mirrors for window in mirror.windows(places, level.side)]
 
     def at(job: tuple[_Mirror, Window]) -> list[Suspect]:
         mirror, window = job
