@@ -4,7 +4,8 @@ The all-to-all attack of BadNets (Gu, Dolan-Gavitt and Garg, 2017) pastes one pa
 classes. No class then looks unlike the others. But photographs are about as likely as their mirror images, left to
 right if not upside down, and a patch is not: the mean of all samples is compared with its mirror image, and samples
 with mirrored ones, as elsewhere a class is compared with the others. Where the mean is unlike its mirror image in
-general (digits, say), nothing can be told. A patch that lies on the axis and is its own mirror image stays hidden.
+general (digits, say), nothing can be told. A patch that lies on the axis and is its own mirror image stays hidden, and
+a faint one beside it may.
 """
 
 from __future__ import annotations
