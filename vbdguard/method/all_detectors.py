@@ -113,7 +113,7 @@ def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading
     informed, known = setting, kin
     for _ in range(_LOOKS_AT_ONE_PLACE - 1 if _lie_at_one_place(readings) else 0):
         seen = _seen_by_detector(informed, kin, readings, quick, others=thorough.thorough_others, beyond=True)
-        if _doubt(*seen) < quick.doubt or _explained(seen) < _explained(known):
+        if _doubt(*seen) < quick.doubt or _explained_by(seen) < _explained_by(known):
             break
         readings, informed, known = _read_anew(setting, seen, readings), setting.knowing(kin, seen), seen
     seen = _seen_by_detector(informed, kin, readings, thorough, others=thorough.thorough_others, beyond=True)
@@ -123,7 +123,7 @@ def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading
     ]
 
 
-def _explained(suspects: Sequence[Suspect]) -> float:
+def _explained_by(suspects: Sequence[Suspect]) -> float:
     """Return the log-likelihood (nats) that suspects explain together."""
     return sum(suspect.gain for suspect in suspects)
 
@@ -136,8 +136,13 @@ def _lie_at_one_place(readings: list[Reading]) -> bool:
 
 def _read_anew(setting: _Setting, kin: list[Suspect], readings: list[Reading]) -> list[Reading]:
     """Return the trigger that kin share as they show it now, at the places where it was read before."""
-    shown = [replace(one, planted=_read(one, setting.view(one), one.logits.sigmoid()).planted) for one in kin]
-    anew = zip(kin, common_reading(shown), readings, strict=True)
+
+    def read(suspect: Suspect) -> Suspect:
+        if suspect.carriers < setting.config.mixture.min_carriers:
+            return suspect
+        return replace(suspect, planted=_read(suspect, setting.view(suspect), suspect.logits.sigmoid()).planted)
+
+    anew = zip(kin, common_reading([read(suspect) for suspect in kin]), readings, strict=True)
     clear = ((one.gain, planted, before) for one, planted, before in anew if planted is not None)
     _, planted, before = max(clear, key=lambda found: found[0])
     top, left = before.planted.trigger.bbox[:2]

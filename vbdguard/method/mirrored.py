@@ -119,6 +119,8 @@ class _Mirror:
         shift = mixture.planted.shift(self.usual.permute(2, 0, 1)).permute(1, 2, 0)
         shown = window.of_image(shift).double().cpu().numpy()
         strength = np.linalg.norm(shown, axis=2, keepdims=True)
+        if not strength.any():  # nothing is darker than a black background
+            return [mixture]
         clear = (np.where(strength > part * strength.max(), shown, 0) for part in _CLEAR_PARTS)
         return [mixture, *(known_mixture(view, each) for each in clear)]
 
