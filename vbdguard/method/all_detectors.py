@@ -23,7 +23,7 @@ from vbdguard.method.moves import Reading, read_trigger
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.suspect import Suspect, flagged_by_none
+from vbdguard.method.suspect import Suspect, flagged_by_none, joint_gain
 from vbdguard.method.window_detector import Sight, fit_window_detectors
 from vbdguard.progress import Progress
 
@@ -113,7 +113,7 @@ def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading
     informed, known = setting, kin
     for _ in range(_LOOKS_AT_ONE_PLACE - 1 if _lie_at_one_place(readings) else 0):
         seen = _seen_by_detector(informed, kin, readings, quick, others=thorough.thorough_others, beyond=True)
-        if _doubt(*seen) < quick.doubt or _explained_by(seen) < _explained_by(known):
+        if _doubt(*seen) < quick.doubt or joint_gain(seen) < joint_gain(known):
             break
         readings, informed, known = _read_anew(setting, seen, readings), setting.knowing(kin, seen), seen
     seen = _seen_by_detector(informed, kin, readings, thorough, others=thorough.thorough_others, beyond=True)
@@ -121,11 +121,6 @@ def _judged_as_kin(setting: _Setting, kin: list[Suspect], readings: list[Reading
         one if suspect.is_common or one.gain >= _worth(suspect) else suspect
         for suspect, one in zip(kin, seen, strict=True)
     ]
-
-
-def _explained_by(suspects: Sequence[Suspect]) -> float:
-    """Return the log-likelihood (nats) that suspects explain together."""
-    return sum(suspect.gain for suspect in suspects)
 
 
 def _lie_at_one_place(readings: list[Reading]) -> bool:

@@ -24,7 +24,7 @@ from vbdguard.method.level import Level
 from vbdguard.method.mixture import Mixture, View, fit_mixture, known_mixture
 from vbdguard.method.samples import evenly
 from vbdguard.method.side_by_side import side_by_side
-from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect import Suspect, joint_gain
 from vbdguard.method.window import Window, window_at
 from vbdguard.method.window_detector import share_of_poison
 
@@ -124,8 +124,9 @@ class _Mirror:
         strength = np.linalg.norm(shown, axis=2, keepdims=True)
         if not strength.any():  # nothing is darker than a black background
             return [mixture]
-        clear = (np.where(strength > part * strength.max(), shown, 0) for part in _CLEAR_PARTS)
-        return [mixture, *(known_mixture(view, each) for each in clear)]
+        masks = [strength > part * strength.max() for part in _CLEAR_PARTS]
+        different = {int(mask.sum()): mask for mask in masks}  # each lies within the one before
+        return [mixture, *(known_mixture(view, np.where(mask, shown, 0)) for mask in different.values())]
 
 
 def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, list[Suspect]]:
@@ -143,11 +144,11 @@ def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, l
     def at(job: tuple[_Mirror, Window]) -> list[Suspect]:
         mirror, window = job
         seen = (_in_classes(mixture, level, config) for mixture in mirror.mixtures_in(window, level, config))
-        return max(seen, key=_gain, default=[])
+        return max(seen, key=joint_gain, default=[])
 
     by_class: dict[int, list[Suspect]] = {}
     for found in side_by_side(at, jobs, device=level.samples.device):
-        for suspect in found if len(found) >= _FEWEST_CLASSES and _gain(found) >= _LEAST_GAIN else ():
+        for suspect in found if len(found) >= _FEWEST_CLASSES and joint_gain(found) >= _LEAST_GAIN else ():
             by_class.setdefault(suspect.label, []).append(suspect)
     return by_class
 
@@ -160,10 +161,6 @@ def _mirrors(level: Level) -> list[_Mirror]:
     spread = float(evenly(images, _ENOUGH).float().std(0).mean())
     mirrors = (_Mirror.along(axis, some, mean, level) for axis in _AXES)
     return [one for one in mirrors if float(one.contrast.square().mean().sqrt()) <= _MOST_UNLIKE * spread]
-
-
-def _gain(found: list[Suspect]) -> float:
-    return sum(suspect.gain for suspect in found)
 
 
 def _in_classes(mixture: Mixture, level: Level, config: DirectMethodConfig) -> list[Suspect]:

@@ -140,6 +140,11 @@ class Suspect:
         return torch.cat(sure).cpu().numpy() if sure else np.zeros(0, dtype=np.bool_)
 
 
+def joint_gain(suspects: Iterable[Suspect]) -> float:
+    """Return the log-likelihood (nats) that suspects explain together."""
+    return sum(suspect.gain for suspect in suspects)
+
+
 def flagged_by_none(samples: Samples, suspects: Iterable[Suspect]) -> Tensor:
     """Return bool (N,): which samples carry none of the triggers, more likely than not."""
     is_honest = torch.ones_like(samples.labels, dtype=torch.bool)
