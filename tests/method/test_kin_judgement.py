@@ -172,3 +172,24 @@ def test_what_looks_like_the_trigger_elsewhere_in_an_accused_class_is_another_th
 
 def test_who_is_a_stranger_alone_stays_one(suspect: Suspect) -> None:
     assert verdicts(suspect, [fit(0.3, 1e-9, is_stranger=True), fit(0.7, 0.5), fit(0.7, 0.6)]) == [True, False, False]
+
+
+def test_what_more_classes_bear_on_their_own_samples_is_not_proven_by_wrong_labels_in_one(suspect: Suspect) -> None:
+    wrong = fit(0.4, 1e-9, is_stranger=True)
+    assert verdicts(suspect, [wrong, *[fit(0.7, 0.5)] * 3]) == [False] * 4
+    # Two others may look like it by accident, and an attack lies on a larger part of its class.
+    assert verdicts(suspect, [wrong, *[fit(0.7, 0.5)] * 2]) == [True, False, False]
+    assert verdicts(suspect, [wrong, *[fit(0.7, 0.5, n=20)] * 3]) == [True] + [False] * 3
+
+
+@pytest.mark.parametrize(("gain", "is_attack"), [(230.0, False), (250.0, True)])
+def test_what_is_fainter_by_far_on_members_acquits_nobody(suspect: Suspect, gain: float, is_attack: bool) -> None:
+    attacked = (replace(suspect, gain=gain), fit(0.4, 1e-9, is_stranger=True))
+    natural = [(replace(suspect, label=label), fit(0.7, 0.5)) for label in (1, 2, 3)]
+    found = together([attacked, *natural], CONFIG, chances=10)
+    assert [fit.is_stranger for _, fit in found] == [is_attack] + [False] * 3
+
+
+def test_what_three_classes_bear_on_strangers_is_an_attack_wherever_else_it_lies(suspect: Suspect) -> None:
+    attacked = [fit(0.4, 1e-9, n=30, is_stranger=True)] * 3
+    assert verdicts(suspect, [*attacked, *[fit(0.85, 1.0, n=40)] * 5]) == [True] * 3 + [False] * 5

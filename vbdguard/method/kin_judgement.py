@@ -15,7 +15,7 @@ from scipy.stats import combine_pvalues
 from vbdguard.config import DirectMethodConfig
 from vbdguard.method.kin_reading import FEWEST_KIN
 from vbdguard.method.label_check import NO_RATIO, Membership
-from vbdguard.method.suspect import Suspect
+from vbdguard.method.suspect import Suspect, joint_gain
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _DOUBT = 0.05
 _P_VALUES = 1e-300, 1 - 1e-9
 """What a p-value counts as at the ends: exactly 0 or 1 would outweigh all others together."""
 _AS_CLEAR = 0.5
-"""Part of the nats per carrier of proven classes from which on another class carries the same."""
+"""Part of the nats per carrier of strangers from which on another class carries the same."""
 
 
 def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Judged:
@@ -41,7 +41,8 @@ def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Jud
 
     A pattern of one class does not turn up at another place in other classes. If the carriers of all these classes are
     strangers taken together (Stouffer's weighted test), so are those of each, unless they clearly look like members.
-    Where the trigger is there beyond doubt, they do so because they come from a class that looks the same.
+    Where the trigger is there beyond doubt, they do so because they come from a class that looks the same. What more
+    classes bear on samples that belong to them is none.
     """
     groups: dict[int, list[int]] = {}
     for i, (suspect, _) in enumerate(judged):
@@ -49,12 +50,40 @@ def together(judged: Judged, config: DirectMethodConfig, *, chances: int) -> Jud
             groups.setdefault(suspect.kin, []).append(i)
     result = list(judged)
     for group in groups.values():
-        p_value = _joint_p_value(_heard([judged[i] for i in group]))
+        kin = _without_wrong_labels([judged[i] for i in group])
+        p_value = _joint_p_value(_heard(kin))
         if p_value < config.label_check.significance / chances:
-            kin = _without_doubt(_without_members([judged[i] for i in group], p_value), p_value)
-            for i, entry in zip(group, kin, strict=True):
-                result[i] = entry
+            kin = _without_doubt(_without_members(kin, p_value), p_value)
+        for i, entry in zip(group, kin, strict=True):
+            result[i] = entry
     return result
+
+
+def _without_wrong_labels(kin: Judged) -> Judged:
+    """Return kin with one or two strangers acquitted of what three classes bear as often, and as clearly, on members.
+
+    It does not go with the label then: where samples of several classes are labelled wrongly, they bring to a class
+    what is natural in theirs.
+    """
+    strangers = [(suspect, fit) for suspect, fit in kin if fit.is_stranger]
+    if not 0 < _n_classes(strangers) < FEWEST_KIN:
+        return kin
+    often = max(_share(suspect, fit) for suspect, fit in strangers)
+    clear = _AS_CLEAR * max(_clearness(suspect, fit) for suspect, fit in strangers)
+    at_home = [
+        (suspect, fit)
+        for suspect, fit in kin
+        if _is_of_members(fit) and _share(suspect, fit) >= often and _clearness(suspect, fit) >= clear
+    ]
+    if _n_classes(at_home) < FEWEST_KIN or _joint_gain(at_home) < _joint_gain(strangers):
+        return kin
+    log.info("a pattern of %d classes lies as often on members: no attack", _n_classes(at_home))
+    return [(suspect, replace(fit, is_stranger=False)) for suspect, fit in kin]
+
+
+def _share(suspect: Suspect, fit: Membership) -> float:
+    """Return the share of its class that carries the trigger."""
+    return fit.n_flagged / len(suspect.members)
 
 
 def _heard(kin: Judged) -> Judged:
@@ -127,6 +156,10 @@ def _without_doubt(kin: Judged, p_value: float) -> Judged:
 def _clearness(suspect: Suspect, fit: Membership) -> float:
     """Return the log-likelihood (nats) that a trigger explains for each of its carriers."""
     return suspect.gain / fit.n_flagged
+
+
+def _joint_gain(judged: Judged) -> float:
+    return joint_gain(suspect for suspect, _ in judged)
 
 
 def _n_classes(judged: Judged) -> int:
