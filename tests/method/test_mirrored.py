@@ -79,8 +79,17 @@ def test_what_one_or_two_classes_carry_is_left_to_the_comparison_of_classes() ->
     assert find_in_all_classes(level(stamped(textures(), ALL[:2], 15, 19, every=3)), CONFIG) == {}
 
 
-def test_what_most_images_show_is_how_they_are() -> None:
-    assert find_in_all_classes(level(stamped(textures(), ALL, 15, 19, every=1)), CONFIG) == {}
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_half_of_the_images_show_is_how_they_are(every: int) -> None:
+    assert find_in_all_classes(level(stamped(textures(), ALL, 15, 19, every=every)), CONFIG) == {}
+
+
+def test_what_explains_little_in_each_image_is_how_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    faint = level(lighter(textures(), 15, 19, 3, 90, every=4))
+    assert sorted(find_in_all_classes(faint, CONFIG)) == list(ALL)
+    each = sum(s.gain for (s, *_) in find_in_all_classes(faint, CONFIG).values()) / (CLASSES * PER_CLASS / 4)
+    monkeypatch.setattr("vbdguard.method.mirrored._LEAST_EACH", 1.5 * each)
+    assert find_in_all_classes(faint, CONFIG) == {}
 
 
 @pytest.mark.parametrize(("dots", "amount"), [(2, 30), (3, 90)])
