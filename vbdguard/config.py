@@ -152,6 +152,8 @@ class ContrastConfig:
     """Lowest score of a place that is looked at; about 1 is ordinary."""
     places: int = 4
     """Places looked at in a class, at most."""
+    shoulders: int = 2
+    """Places looked at beside these, on the slopes of what is odder, at most."""
     rare_share: float = 0.001
     """Share of all pixels that differ from their neighbours as few do, by which a trigger on few samples is found."""
     rare_min_score: float = 5.0
@@ -161,7 +163,8 @@ class ContrastConfig:
 
     def __post_init__(self) -> None:
         _require_counts(self, "places")
-        _require("rare_places must be at least 0", self.rare_places >= 0, self.rare_places)
+        for name in ("shoulders", "rare_places"):
+            _require(f"{name} must be at least 0", getattr(self, name) >= 0, getattr(self, name))
         _require("side must be odd and at least 3", self.side >= 3 and self.side % 2 == 1, self.side)
         _require("natural_share must be above 0 and at most 1", 0 < self.natural_share <= 1, self.natural_share)
         _require("rare_share must be above 0 and below 1", 0 < self.rare_share < 1, self.rare_share)
