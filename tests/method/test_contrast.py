@@ -188,7 +188,26 @@ def test_behind_the_peaks_follow_places_on_their_slopes(seed: int, at_most: int,
     assert found == peaks + sorted(expected, key=lambda place: -place.score)[:shoulders]
 
 
-@pytest.mark.parametrize("classes", [3, 8])
+def test_edges_of_images_are_no_odder_than_their_middle() -> None:
+    """A reflected slope is a kink, and objects that reach the edge of an image have slopes there."""
+    contrasts = smooth_contrasts(2) + torch.linspace(-40, 40, SIDE)[:, None]  # each class by itself
+    contrasts[3] += torch.linspace(0, 200, SIDE)[:, None]
+    scores = contrast_scores(contrasts, CONFIG)
+    assert float(scores[:, [0, -1]].mean()) < 1.5 * float(scores.mean())
+    shown = find_places(contrast_scores(with_detail(contrasts, 3, SIDE - 2, 1), CONFIG), None, CONFIG)[3][0]
+    assert (shown.row, shown.column) == (SIDE - 3, 2)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 30), (5, 5)])
+def test_in_small_images_each_pixel_may_be_a_place(size: tuple[int, int]) -> None:
+    scores = torch.zeros(2, *size, dtype=torch.float64)
+    scores[0, 0, 1] = 9.0
+    assert find_places(scores, None, CONFIG) == {0: [Place(0, 1, 9.0)]}
+    noise = torch.randn(9, *size, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert contrast_scores(noise, CONFIG).shape == (9, *size)
+
+
+@pytest.mark.parametrize("classes", [4, 8])
 def test_the_echo_of_another_class_is_no_place(classes: int) -> None:
     """The trigger of one class moves the mean of the others, and so shows in all contrasts."""
     counts = torch.full((classes,), 100)

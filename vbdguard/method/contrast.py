@@ -25,6 +25,8 @@ _CHUNK = 1000
 _TRIMMING_ROUNDS = 5
 _RIDGE = 1e-6
 _MOST_WINDOWS, _MOST_COMPARED = 8_000, 500_000
+_LEAST_INSIDE = 0.5
+"""Share of all windows that must lie within the image for these alone to be looked at."""
 _PEAK, _SHOULDER = 5, 3
 """Sides of the squares of which a peak, and a place on its slope, is the highest."""
 _ECHO = 3.0
@@ -143,7 +145,10 @@ class UsualContrasts:
             contrasts: float64 (K, H, W, C), from `ClassMeans`.
             config: settings of stage 2.
         """
-        compared = _some(contrasts.shape[1] * contrasts.shape[2], _MOST_COMPARED // len(contrasts)).to(contrasts.device)
+        height, width = contrasts.shape[1:3]
+        rim = _rim(height, width, config.side)
+        windows_of_each = (height - 2 * rim) * (width - 2 * rim)
+        compared = _some(windows_of_each, _MOST_COMPARED // len(contrasts)).to(contrasts.device)
         # A class without samples has no contrast, and says nothing of what is usual.
         is_there = contrasts.flatten(1).any(1)
         chosen = [compared if there else compared[:0] for there in (is_there | ~is_there.any()).tolist()]
@@ -171,7 +176,8 @@ class UsualContrasts:
     def scores(self, contrast: Tensor, label: int) -> Tensor:
         """Return how little the other classes' windows explain the one around each pixel, float64 (H, W).
 
-        A class is measured by the others, or one whose image is all trigger would explain itself.
+        A class is measured by the others, or one whose image is all trigger would explain itself. Pixels on the rim
+        have the score of the nearest window that lies within the image.
 
         Args:
             contrast: float64 (H, W, C), of the class or of some of its samples.
@@ -181,7 +187,10 @@ class UsualContrasts:
         products = self.all_products - self.products[label]
         if count <= products.shape[0]:  # two classes, say: the little that others show would fit anything badly
             count, products = int(self.counts.sum()), self.all_products
-        return _distances(_windows(contrast, self.side), products / count).view(contrast.shape[:2])
+        height, width = contrast.shape[:2]
+        rim = _rim(height, width, self.side)
+        scores = _distances(_windows(contrast, self.side), products / count).view(height - 2 * rim, width - 2 * rim)
+        return F.pad(scores[None], (rim, rim, rim, rim), mode="replicate")[0]
 
 
 def find_places(
@@ -199,12 +208,16 @@ def find_places(
     """
     least, most = (config.rare_min_score, config.rare_places) if is_rare else (config.min_score, config.places)
     highest, higher = _highest_around(scores, _PEAK), _highest_around(scores, _SHOULDER)
+    height, width = scores.shape[1:]
+    rim = _rim(height, width, config.side)
+    is_inside = torch.zeros(height, width, dtype=torch.bool, device=scores.device)
+    is_inside[rim : height - rim, rim : width - rim] = True
     # Scores go with the square of a contrast. Of two classes each is the other's echo, and both are looked at.
     echo_of = scores.new_zeros(len(scores), len(scores)) if echo is None else (_ECHO * echo.square()).clamp_max(0.5)
     loudest = highest.flatten(1).amax(1)
     places = {}
     for label, of_class in enumerate(scores):
-        is_odd = of_class > least
+        is_odd = is_inside & (of_class > least)
         audible = echo_of[label] * loudest > least  # of a thousand classes, hardly any
         if audible.any():
             is_odd &= of_class > (echo_of[label, audible, None, None] * highest[audible]).amax(0)
@@ -263,10 +276,22 @@ def _each_window(contrasts: Tensor, side: int) -> Iterator[Tensor]:
 
 
 def _windows(contrast: Tensor, side: int) -> Tensor:
-    """Return the window around each pixel of (H, W, C), borders reflected, (H W, D)."""
-    pad = side // 2
+    """Return the windows of (H, W, C) that lie within it, or around each pixel with borders reflected, (n, D)."""
+    height, width = contrast.shape[:2]
+    pad = side // 2 - _rim(height, width, side)
     padded = F.pad(contrast.permute(2, 0, 1)[None], (pad, pad, pad, pad), mode="reflect")[0]
     return padded.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
+
+
+def _rim(height: int, width: int, side: int) -> int:
+    """Return how many pixels from the edge no window has its centre, as windows lie within the image.
+
+    A reflection has a kink at the edge, where natural differences have none: objects that reach it would be odder than
+    any faint trigger. Of small images whole windows say too little; there borders are reflected, and it is 0.
+    """
+    rim = side // 2
+    inside = max(0, height - 2 * rim) * max(0, width - 2 * rim)
+    return rim if inside >= _LEAST_INSIDE * height * width else 0
 
 
 def _some(n: int, most: int) -> Tensor:
