@@ -148,12 +148,10 @@ class ContrastConfig:
     """Side of the windows that are compared, odd, in pixels."""
     natural_share: float = 0.9
     """Share of all windows, the most ordinary, that says what is natural."""
-    min_score: float = 1.5
+    min_score: float = 1.2
     """Lowest score of a place that is looked at; about 1 is ordinary."""
     places: int = 4
     """Places looked at in a class, at most."""
-    shoulders: int = 2
-    """Places looked at beside these, on the slopes of what is odder, at most."""
     rare_share: float = 0.001
     """Share of all pixels that differ from their neighbours as few do, by which a trigger on few samples is found."""
     rare_min_score: float = 5.0
@@ -163,8 +161,7 @@ class ContrastConfig:
 
     def __post_init__(self) -> None:
         _require_counts(self, "places")
-        for name in ("shoulders", "rare_places"):
-            _require(f"{name} must be at least 0", getattr(self, name) >= 0, getattr(self, name))
+        _require("rare_places must be at least 0", self.rare_places >= 0, self.rare_places)
         _require("side must be odd and at least 3", self.side >= 3 and self.side % 2 == 1, self.side)
         _require("natural_share must be above 0 and at most 1", 0 < self.natural_share <= 1, self.natural_share)
         _require("rare_share must be above 0 and below 1", 0 < self.rare_share < 1, self.rare_share)

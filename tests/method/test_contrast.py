@@ -168,26 +168,6 @@ def test_places_are_the_highest_peaks_in_order(seed: int, at_most: int) -> None:
     assert found == sorted(peaks, key=lambda place: -place.score)[:at_most]
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 3))
-def test_behind_the_peaks_follow_places_on_their_slopes(seed: int, at_most: int, shoulders: int) -> None:
-    noise = 4 * torch.rand(9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    scores = noise + torch.linspace(0, 20, 11)
-    config = replace(CONFIG, places=at_most)
-    peaks = find_places(scores[None], None, config)[0]
-    expected = []
-    for row in range(9):
-        for column in range(11):
-            next_to = scores[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-            around = scores[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
-            distances = [max(abs(row - peak.row), abs(column - peak.column)) for peak in peaks]
-            if next_to.max() == scores[row, column] < around.max() and min(distances) > 2:
-                expected.append(Place(row, column, float(scores[row, column])))
-    expected = [place for place in expected if place.score > CONFIG.min_score]
-    found = find_places(scores[None], None, config, shoulders=shoulders)[0]
-    assert found == peaks + sorted(expected, key=lambda place: -place.score)[:shoulders]
-
-
 def test_edges_of_images_are_no_odder_than_their_middle() -> None:
     """A reflected slope is a kink, and objects that reach the edge of an image have slopes there."""
     contrasts = smooth_contrasts(2) + torch.linspace(-40, 40, SIDE)[:, None]  # each class by itself

@@ -27,8 +27,7 @@ _RIDGE = 1e-6
 _MOST_WINDOWS, _MOST_COMPARED = 8_000, 500_000
 _LEAST_INSIDE = 0.5
 """Share of all windows that must lie within the image for these alone to be looked at."""
-_PEAK, _SHOULDER = 5, 3
-"""Sides of the squares of which a peak, and a place on its slope, is the highest."""
+_PEAK = 5
 _ECHO = 3.0
 """How much larger than expected an echo may be."""
 
@@ -194,7 +193,7 @@ class UsualContrasts:
 
 
 def find_places(
-    scores: Tensor, echo: Tensor | None, config: ContrastConfig, *, is_rare: bool = False, shoulders: int = 0
+    scores: Tensor, echo: Tensor | None, config: ContrastConfig, *, is_rare: bool = False
 ) -> dict[int, list[Place]]:
     """Return the highest peaks of the classes' scores, highest first; classes without any are left out.
 
@@ -203,11 +202,9 @@ def find_places(
         echo: float64 (K, K), of `ClassMeans.echo`: an echo of another class's peak is no place; None: there is none.
         config: settings of stage 2.
         is_rare: whether these are scores of rare details.
-        shoulders: places that may follow, higher than what is next to them, on the slopes of peaks: borders of vehicles
-            and animals are odder than a faint trigger beside them.
     """
     least, most = (config.rare_min_score, config.rare_places) if is_rare else (config.min_score, config.places)
-    highest, higher = _highest_around(scores, _PEAK), _highest_around(scores, _SHOULDER)
+    highest = F.max_pool2d(scores[:, None], _PEAK, stride=1, padding=_PEAK // 2)[:, 0]
     height, width = scores.shape[1:]
     rim = _rim(height, width, config.side)
     is_inside = torch.zeros(height, width, dtype=torch.bool, device=scores.device)
@@ -217,34 +214,17 @@ def find_places(
     loudest = highest.flatten(1).amax(1)
     places = {}
     for label, of_class in enumerate(scores):
-        is_odd = is_inside & (of_class > least)
+        is_peak = is_inside & (of_class == highest[label]) & (of_class > least)
         audible = echo_of[label] * loudest > least  # of a thousand classes, hardly any
         if audible.any():
-            is_odd &= of_class > (echo_of[label, audible, None, None] * highest[audible]).amax(0)
-        is_peak = is_odd & (of_class == highest[label])
-        found = _highest_of(of_class, is_peak, most)
-        if shoulders and found:
-            is_other = is_odd & ~is_peak & (of_class == higher[label])
-            for row, column in found:
-                near = (slice(max(0, middle - _PEAK // 2), middle + _PEAK // 2 + 1) for middle in (row, column))
-                is_other[tuple(near)] = False
-            found += _highest_of(of_class, is_other, shoulders)
+            is_peak &= of_class > (echo_of[label, audible, None, None] * highest[audible]).amax(0)
+        peaks = is_peak.nonzero()
+        values = of_class[peaks[:, 0], peaks[:, 1]]
+        order = values.argsort(descending=True, stable=True)[:most]
+        found = [Place(row, column, float(of_class[row, column]), is_rare) for row, column in peaks[order].tolist()]
         if found:
-            places[label] = [Place(row, column, float(of_class[row, column]), is_rare) for row, column in found]
+            places[label] = found
     return places
-
-
-def _highest_around(scores: Tensor, side: int) -> Tensor:
-    """Return the highest of the classes' scores around each place, (K, H, W)."""
-    return F.max_pool2d(scores[:, None], side, stride=1, padding=side // 2)[:, 0]
-
-
-def _highest_of(scores: Tensor, among: Tensor, most: int) -> list[list[int]]:
-    """Return row and column of the highest of some scores, (H, W), highest first."""
-    places = among.nonzero()
-    order = scores[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)[:most]
-    found: list[list[int]] = places[order].tolist()
-    return found
 
 
 def natural_covariance(contrasts: Tensor, side: int, natural_share: float) -> Tensor:

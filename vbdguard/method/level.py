@@ -61,7 +61,7 @@ class Level:
             config: all settings.
         """
         usual, scores = _scored(means.against_others(), config)
-        places = find_places(scores, means.echo(), config.contrast, shoulders=config.contrast.shoulders)
+        places = find_places(scores, means.echo(), config.contrast)
         _, scores = _scored(rare_means.against_others(), config)
         for label, found in find_places(scores, rare_means.echo(), config.contrast, is_rare=True).items():
             places.setdefault(label, []).extend(found)
