@@ -145,7 +145,7 @@ class UsualContrasts:
             config: settings of stage 2.
         """
         height, width = contrasts.shape[1:3]
-        rim = _rim(height, width, config.side)
+        rim = rim_of(height, width, config.side)
         windows_of_each = (height - 2 * rim) * (width - 2 * rim)
         compared = _some(windows_of_each, _MOST_COMPARED // len(contrasts)).to(contrasts.device)
         # A class without samples has no contrast, and says nothing of what is usual.
@@ -187,7 +187,7 @@ class UsualContrasts:
         if count <= products.shape[0]:  # two classes, say: the little that others show would fit anything badly
             count, products = int(self.counts.sum()), self.all_products
         height, width = contrast.shape[:2]
-        rim = _rim(height, width, self.side)
+        rim = rim_of(height, width, self.side)
         scores = _distances(_windows(contrast, self.side), products / count).view(height - 2 * rim, width - 2 * rim)
         return F.pad(scores[None], (rim, rim, rim, rim), mode="replicate")[0]
 
@@ -206,7 +206,7 @@ def find_places(
     least, most = (config.rare_min_score, config.rare_places) if is_rare else (config.min_score, config.places)
     highest = F.max_pool2d(scores[:, None], _PEAK, stride=1, padding=_PEAK // 2)[:, 0]
     height, width = scores.shape[1:]
-    rim = _rim(height, width, config.side)
+    rim = rim_of(height, width, config.side)
     is_inside = torch.zeros(height, width, dtype=torch.bool, device=scores.device)
     is_inside[rim : height - rim, rim : width - rim] = True
     # Scores go with the square of a contrast. Of two classes each is the other's echo, and both are looked at.
@@ -225,6 +225,17 @@ def find_places(
         if found:
             places[label] = found
     return places
+
+
+def rim_of(height: int, width: int, side: int) -> int:
+    """Return how many pixels from the edge no window has its centre, as windows lie within the image.
+
+    A reflection has a kink at the edge, where natural differences have none: objects that reach it would be odder than
+    any faint trigger. Of small images whole windows say too little; there borders are reflected, and it is 0.
+    """
+    rim = side // 2
+    inside = max(0, height - 2 * rim) * max(0, width - 2 * rim)
+    return rim if inside >= _LEAST_INSIDE * height * width else 0
 
 
 def natural_covariance(contrasts: Tensor, side: int, natural_share: float) -> Tensor:
@@ -258,20 +269,9 @@ def _each_window(contrasts: Tensor, side: int) -> Iterator[Tensor]:
 def _windows(contrast: Tensor, side: int) -> Tensor:
     """Return the windows of (H, W, C) that lie within it, or around each pixel with borders reflected, (n, D)."""
     height, width = contrast.shape[:2]
-    pad = side // 2 - _rim(height, width, side)
+    pad = side // 2 - rim_of(height, width, side)
     padded = F.pad(contrast.permute(2, 0, 1)[None], (pad, pad, pad, pad), mode="reflect")[0]
     return padded.unfold(1, side, 1).unfold(2, side, 1).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
-
-
-def _rim(height: int, width: int, side: int) -> int:
-    """Return how many pixels from the edge no window has its centre, as windows lie within the image.
-
-    A reflection has a kink at the edge, where natural differences have none: objects that reach it would be odder than
-    any faint trigger. Of small images whole windows say too little; there borders are reflected, and it is 0.
-    """
-    rim = side // 2
-    inside = max(0, height - 2 * rim) * max(0, width - 2 * rim)
-    return rim if inside >= _LEAST_INSIDE * height * width else 0
 
 
 def _some(n: int, most: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
+from vbdguard.method.contrast import rim_of
 from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.suspect import Suspect
 from vbdguard.method.trigger import TriggerCandidate
@@ -28,6 +29,7 @@ _CHUNK = 256
 def with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
     """Return the suspect with all of the image that its carriers have in common, which may reach beyond the window."""
     level, extent = suspect.level, suspect.extent
+    rim = rim_of(*level.samples.image_shape[:2], level.usual.side)
     carries = suspect.logits > 0
     if 0 < int(carries.sum()) <= len(carries) - _FEWEST_BESIDE:
         shown, usual = (_mean_image(level.samples.images, suspect.members[chosen]) for chosen in (carries, ~carries))
@@ -36,7 +38,7 @@ def with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
         noise = float(level.means.counts[suspect.label]) / int(carries.sum())
         is_odd = scores > max(_SURELY_ODD * noise, _ODD_SHARE * float(scores.max()))
         if not level.is_coarse:
-            is_odd = _beyond_margin(is_odd, extent, level.usual.side)
+            is_odd = _beyond_margin(is_odd, extent, level.usual.side, rim)
         extent = extent | level.at_full_size(is_odd)
     if float(extent.float().mean()) <= config.label_check.max_blanked:
         return replace(suspect, extent=extent, is_wide=False, is_painted=True)
@@ -45,7 +47,7 @@ def with_extent(suspect: Suspect, config: DirectMethodConfig) -> Suspect:
     if int((hidden & extent).sum()) < _OPAQUE_SHARE * int(extent.sum()):
         return replace(suspect, extent=extent, is_wide=True, is_painted=False)
     margin = level.usual.side // 2 * level.scale
-    extent = hidden | _beyond_margin(extent, hidden, 2 * margin + 1)
+    extent = hidden | _beyond_margin(extent, hidden, 2 * margin + 1, rim * level.scale)
     if float(extent.float().mean()) <= config.label_check.max_opaque:
         return replace(suspect, extent=extent, is_wide=True, is_painted=True)
     left_below = float(left[hidden].median().sqrt())
@@ -75,13 +77,21 @@ def _variance(images: Tensor, indices: Tensor) -> Tensor:
     return (squares.double() / len(indices) - _mean_image(images, indices).square()).sum(2)
 
 
-def _beyond_margin(is_odd: Tensor, mask: Tensor, side: int) -> Tensor:
+def _beyond_margin(is_odd: Tensor, mask: Tensor, side: int, rim: int) -> Tensor:
     """Return the odd pixels whose windows hold none of the mask, bool (H, W); all that are odd if those are many.
 
     One odd pixel makes all windows odd that hold it, which for a small patch is a margin of several times its area. A
     picture is odd beyond the mask's margin, and then no margin can be told from its calm parts.
+
+    Args:
+        is_odd: bool (H, W).
+        mask: bool (H, W).
+        side: of the windows, in pixels.
+        rim: pixels from the edge that share the window of the nearest other.
     """
-    margin = F.max_pool2d(mask[None, None].float(), side, stride=1, padding=side // 2)[0, 0] > 0
+    height, width = mask.shape
+    holds = F.max_pool2d(mask[None].float(), side, stride=1, padding=side // 2)
+    margin = F.pad(holds[:, rim : height - rim, rim : width - rim], (rim, rim, rim, rim), mode="replicate")[0] > 0
     beyond = is_odd & ~margin
     return is_odd if int(beyond.sum()) > _MUCH_BEYOND * int(is_odd.sum()) else beyond
 
