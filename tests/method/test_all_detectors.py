@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from vbdguard.config import DirectMethodConfig
-from vbdguard.method.all_detectors import _denied, _lie_at_one_place, _read_anew, _Setting, train_detectors
+from vbdguard.method.all_detectors import (
+    _denied,
+    _lie_at_one_place,
+    _read_anew,
+    _seen_by_detector,
+    _Setting,
+    train_detectors,
+)
 from vbdguard.method.level import image_levels
 from vbdguard.method.mixture_trace import MixtureTrace
 from vbdguard.method.moves import Reading
@@ -98,6 +105,33 @@ def test_a_second_look_is_for_samples_that_are_surely_denied_if_they_are_many(
 def test_one_trigger_gets_one_detector(natural: Samples, method: DirectMethodConfig) -> None:
     _, seen = suspects_and_what_detectors_see(stamped(natural, [pattern(3, 2)], [(0, 0)]), method)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("blend_factor", "looks"), [(0.3, 2), (1.0, 1)])
+def test_a_detector_in_doubt_looks_again_without_stray_pixels(
+    natural: Samples, method: DirectMethodConfig, monkeypatch: pytest.MonkeyPatch, blend_factor: float, looks: int
+) -> None:
+    images, square = natural.images.clone(), torch.zeros(16, 16, dtype=torch.bool)
+    square[6:9, 5:8] = True
+    carriers = natural.members(0)[: 2 * COUNT]
+    light = (1 - blend_factor) * images[carriers].float() + blend_factor * 250
+    images[carriers] = torch.where(square[..., None], light, images[carriers].float()).to(torch.uint8)
+    (suspect,), _ = suspects_and_what_detectors_see(replace(natural, images=images), method)
+    with_stray, pattern = square.clone(), torch.full((3, 16, 16), 250.0)
+    with_stray[3:5, 5:8] = True
+    pattern[:, 3:5] = suspect.background.permute(2, 0, 1)[:, 3:5].float() + 20
+    stray = PlantedTrigger(TriggerCandidate(with_stray, pattern * with_stray), blend_factor)
+    looked_for: list[PlantedTrigger] = []
+
+    def remember(*args: object, **options: object) -> list[Suspect]:
+        looked_for.extend(reading.planted for reading in args[2])  # type: ignore[attr-defined]
+        return _seen_by_detector(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vbdguard.method.all_detectors._seen_by_detector", remember)
+    train_detectors(replace(natural, images=images), [replace(suspect, planted=stray)], method, 0, Silent())
+    of_stray = [planted for planted in looked_for if planted.trigger.pattern[0, 6, 5] == 250]
+    assert looked_for[0] is stray
+    assert [planted.trigger.mask.equal(square) for planted in of_stray] == [False, True][:looks]
 
 
 @pytest.mark.parametrize("seed", [3, 4])

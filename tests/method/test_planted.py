@@ -32,3 +32,18 @@ def test_no_trigger_needs_more_than_its_own_blend_factor(factor: float, pattern:
     assert lowest_blend_factor(shift, np.array([[background]])) <= factor + 1e-9
     extreme = factor * ((255.0 if pattern > background else 0.0) - np.array([[background]]))
     assert lowest_blend_factor(extreme, np.array([[background]])) == pytest.approx(factor)
+
+
+def test_what_hardly_moves_the_mean_is_no_clear_part_of_a_trigger() -> None:
+    pattern = torch.tensor([[[200.0, 9.0], [130.0, 180.0]]])
+    planted = PlantedTrigger(TriggerCandidate(MASK, pattern), 0.25)
+    clear = planted.clearer(torch.full((1, 2, 2), 100.0), 0.35)
+    assert clear.trigger.mask.tolist() == [[True, False], [False, True]]
+    assert clear.trigger.pattern.tolist() == [[[200.0, 0.0], [0.0, 180.0]]]
+    assert clear.blend_factor == 0.25
+    assert planted.clearer(torch.full((1, 2, 2), 100.0), 0.25).trigger.mask.equal(MASK)
+
+
+def test_of_a_black_trigger_on_black_no_part_is_clear() -> None:
+    planted = PlantedTrigger(TriggerCandidate(MASK, torch.zeros(1, 2, 2)), 1.0)
+    assert planted.clearer(torch.zeros(1, 2, 2), 0.35).trigger.mask.equal(MASK)

@@ -34,6 +34,8 @@ _PURE = 0.95
 that only seem to carry one fit best wherever chance has it."""
 _MANY_DENIED = 0.1
 """Share of a trigger's carriers that its detector may deny."""
+_CLEAR_PART = 0.35
+"""Part of the strongest pixel's shift from which on a pixel is surely a trigger's."""
 _LOOKS_AT_ONE_PLACE = 3
 """How often classes with a trigger at the same place are looked at, the last time thoroughly. Each time fewer carriers
 are left among the samples of others, but what looks a little like a carrier is gone from them too."""
@@ -168,11 +170,13 @@ def _judged_alone(setting: _Setting, suspect: Suspect) -> list[Suspect]:
 def _best_detector(setting: _Setting, suspect: Suspect, readings: list[Reading], view: View) -> Suspect:
     """Return a suspect as the best of a few detectors sees it: for each reading, then for what the best one flags.
 
-    Where that one is in doubt, a thorough one follows for the same trigger.
+    Where one is in doubt, stray pixels of its reading may be why, and another looks without those that are not clear.
+    Where the best is in doubt, a thorough one follows for the same trigger.
     """
     found: list[tuple[Suspect, Reading]] = []
     config = setting.config
     quick, thorough = config.detector, config.detector.thorough()
+    background = suspect.background.permute(2, 0, 1)
 
     def seen_with(reading: Reading, learning: WindowDetectorConfig, others: int) -> Suspect:
         return _seen_by_detector(setting, [suspect], [reading], learning, others=others)[0]
@@ -180,7 +184,10 @@ def _best_detector(setting: _Setting, suspect: Suspect, readings: list[Reading],
     def look(reading: Reading) -> bool:
         is_news = not any(reading.shows_the_same_as(earlier) for _, earlier in found)
         if is_news:
-            found.append((seen_with(reading, quick, config.mixture.others), reading))
+            seen = seen_with(reading, quick, config.mixture.others)
+            found.append((seen, reading))
+            if _doubt(seen) >= quick.doubt:
+                look(replace(reading, planted=reading.planted.clearer(background, _CLEAR_PART)))
         return is_news
 
     def best() -> tuple[Suspect, Reading]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,19 @@ class PlantedTrigger:
             background: float (C, H, W), mean of the images that it was pasted on.
         """
         return self.blend_factor * (self.trigger.pattern - background) * self.trigger.mask
+
+    def clearer(self, background: Tensor, part: float) -> PlantedTrigger:
+        """Return it without pixels that move the mean of its carriers less than a part of the strongest does.
+
+        Args:
+            background: float (C, H, W), mean of the images that it was pasted on.
+            part: in [0, 1).
+        """
+        strength = self.shift(background).norm(dim=0)
+        mask = self.trigger.mask & (strength > part * strength.max())
+        if not mask.any():  # nothing is darker than a black background
+            return self
+        return replace(self, trigger=TriggerCandidate(mask, self.trigger.pattern * mask))
 
     def shows_the_same_as(self, other: PlantedTrigger) -> bool:
         """Return whether a detector of the one would learn nothing new from the other."""
