@@ -34,8 +34,8 @@ _PURE = 0.95
 that only seem to carry one fit best wherever chance has it."""
 _MANY_DENIED = 0.1
 """Share of a trigger's carriers that its detector may deny."""
-_CLEAR_PART = 0.35
-"""Part of the strongest pixel's shift from which on a pixel is surely a trigger's."""
+_CLEAR_PARTS = 0.35, 0.5
+"""Parts of the strongest pixel's shift from which on a pixel is taken for the trigger's, to see what explains most."""
 _LOOKS_AT_ONE_PLACE = 3
 """How often classes with a trigger at the same place are looked at, the last time thoroughly. Each time fewer carriers
 are left among the samples of others, but what looks a little like a carrier is gone from them too."""
@@ -187,7 +187,8 @@ def _best_detector(setting: _Setting, suspect: Suspect, readings: list[Reading],
             seen = seen_with(reading, quick, config.mixture.others)
             found.append((seen, reading))
             if _doubt(seen) >= quick.doubt:
-                look(replace(reading, planted=reading.planted.clearer(background, _CLEAR_PART)))
+                for part in _CLEAR_PARTS:
+                    look(replace(reading, planted=reading.planted.clearer(background, part)))
         return is_news
 
     def best() -> tuple[Suspect, Reading]:
