@@ -18,13 +18,7 @@ from vbdguard.method.planted import PlantedTrigger
 from vbdguard.method.population import Population
 from vbdguard.method.samples import Samples
 from vbdguard.method.suspect import Suspect
-from vbdguard.method.suspect_triggers import (
-    LOOKS,
-    _distinct,
-    _template,
-    _with_those_searched_for,
-    find_suspect_triggers,
-)
+from vbdguard.method.suspect_triggers import LOOKS, _template, _with_those_searched_for, find_suspect_triggers
 from vbdguard.method.trigger import TriggerCandidate
 from vbdguard.progress import Silent
 
@@ -201,15 +195,3 @@ def test_what_the_shared_detector_finds_replaces_what_a_class_alone_made_of_the_
     chosen = _with_those_searched_for(samples, [*by_class, [alone]], [template], CONFIG, 0, Silent())
     assert [one.gain for of_one in chosen[:5] for one in of_one] == [50.0] * 5
     assert [one.gain for one in chosen[5]] == expected
-
-
-@pytest.mark.parametrize(("gain", "is_kept"), [(450.0, True), (40.0, False)])
-def test_what_most_of_a_class_shows_faintly_does_not_stand_for_a_trigger_of_few(gain: float, is_kept: bool) -> None:
-    """What is natural lies on most carriers of anything, and explains more in all than a trigger of few samples."""
-    patch = np.zeros((SIDE, SIDE))
-    patch[4:7, 4:7] = 100 * np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
-    clear = replace(max(suspects_of(patch), key=lambda suspect: suspect.gain), gain=gain)
-    faint = replace(clear, logits=torch.full_like(clear.logits, 1.5), gain=500.0)
-    assert clear.carriers < faint.carriers / 2
-    again = replace(clear, gain=0.9 * gain)
-    assert [one.gain for one in _distinct([again, clear, faint])] == [500.0, gain][: 1 + is_kept]

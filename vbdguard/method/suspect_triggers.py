@@ -30,9 +30,6 @@ _SAME_PLACE = 3
 """Pixels by which two windows may differ and still show the same thing."""
 _NEWS = 0.5
 """Share of a further trigger's carriers that no earlier trigger of the class explains, at least."""
-_AS_CLEAR = 0.5
-"""Part of a trigger's nats per carrier that an earlier one must have to stand for it: something natural that half of a
-class shows is on many carriers of anything."""
 _WIDE_GAIN = 1000.0
 """The same in all where a trigger is wide. Its carriers are kept from the models, unless it is opaque, and natural
 samples of a kind that a model never saw look like strangers to it; natural looks gained up to 560."""
@@ -205,11 +202,10 @@ def _with_kin(suspect: Suspect, templates: list[Template]) -> Suspect:
 
 
 def _distinct(suspects: list[Suspect]) -> list[Suspect]:
-    """Return the suspects of one class that each explain samples which those with more gain do not, or hardly do."""
+    """Return the suspects of one class that each explain samples which those with more gain do not."""
     chosen: list[Suspect] = []
     for suspect in sorted(suspects, key=lambda found: -found.gain):
-        least = _AS_CLEAR * suspect.gain / suspect.carriers
-        if all(_explained(suspect, by) < 1 - _NEWS or by.gain / by.carriers < least for by in chosen):
+        if all(_explained(suspect, earlier) < 1 - _NEWS for earlier in chosen):
             chosen.append(suspect)
     return chosen
 
