@@ -20,7 +20,7 @@ from vbdguard.method.device import give_back_freed
 from vbdguard.method.kin_reading import FEWEST_KIN, common_reading
 from vbdguard.method.mixture import View, planted_trigger
 from vbdguard.method.moves import Reading, read_trigger
-from vbdguard.method.planted import PlantedTrigger
+from vbdguard.method.planted import CLEAR_PARTS, PlantedTrigger
 from vbdguard.method.samples import Samples, other_samples
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect, flagged_by_none, joint_gain
@@ -34,8 +34,6 @@ _PURE = 0.95
 that only seem to carry one fit best wherever chance has it."""
 _MANY_DENIED = 0.1
 """Share of a trigger's carriers that its detector may deny."""
-_CLEAR_PARTS = 0.35, 0.5
-"""Parts of the strongest pixel's shift from which on a pixel is taken for the trigger's, to see what explains most."""
 _LOOKS_AT_ONE_PLACE = 3
 """How often classes with a trigger at the same place are looked at, the last time thoroughly. Each time fewer carriers
 are left among the samples of others, but what looks a little like a carrier is gone from them too."""
@@ -187,7 +185,7 @@ def _best_detector(setting: _Setting, suspect: Suspect, readings: list[Reading],
             seen = seen_with(reading, quick, config.mixture.others)
             found.append((seen, reading))
             if _doubt(seen) >= quick.doubt:
-                for part in _CLEAR_PARTS:
+                for part in CLEAR_PARTS:
                     look(replace(reading, planted=reading.planted.clearer(background, part)))
         return is_news
 

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from vbdguard.config import DirectMethodConfig
 from vbdguard.method.contrast import Place, UsualContrasts, find_places, natural_covariance
 from vbdguard.method.level import Level
 from vbdguard.method.mixture import Mixture, View, fit_mixture, known_mixture
+from vbdguard.method.planted import CLEAR_PARTS
 from vbdguard.method.samples import evenly
 from vbdguard.method.side_by_side import side_by_side
 from vbdguard.method.suspect import Suspect, joint_gain
@@ -49,8 +49,6 @@ _LEAST_EACH = 0.4
 shown by half of them; the faintest squares, rings and crosses that can be told at all (blend 0.08) gained 0.56."""
 _MOST_CARRIERS = 1 / 3
 """Share of all samples up to which something is a trigger; what more have in common is how these images are."""
-_CLEAR_PARTS = 0.0, 0.35, 0.5
-"""Parts of the strongest pixel's shift from which on a pixel is taken for the trigger's, to see what explains most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +118,13 @@ class _Mirror:
         mixture = fit_mixture(view, config.mixture)
         if mixture is None or mixture.gain < level.least_gain(n, mixture.share * n, config):
             return []
-        shift = mixture.planted.shift(self.usual.permute(2, 0, 1)).permute(1, 2, 0)
-        shown = window.of_image(shift).double().cpu().numpy()
-        strength = np.linalg.norm(shown, axis=2, keepdims=True)
-        if not strength.any():  # nothing is darker than a black background
+        background = self.usual.permute(2, 0, 1)
+        if not mixture.planted.shift(background).any():  # nothing is darker than a black background
             return [mixture]
-        masks = [strength > part * strength.max() for part in _CLEAR_PARTS]
-        different = {int(mask.sum()): mask for mask in masks}  # each lies within the one before
-        return [mixture, *(known_mixture(view, np.where(mask, shown, 0)) for mask in different.values())]
+        clearer = [mixture.planted.clearer(background, part) for part in (0.0, *CLEAR_PARTS)]
+        different = {int(planted.trigger.mask.sum()): planted for planted in clearer}  # each lies within the one before
+        shifts = (window.of_image(planted.shift(background).permute(1, 2, 0)) for planted in different.values())
+        return [mixture, *(known_mixture(view, shift.double().cpu().numpy()) for shift in shifts)]
 
 
 def find_in_all_classes(level: Level, config: DirectMethodConfig) -> dict[int, list[Suspect]]:

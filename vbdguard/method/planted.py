@@ -13,6 +13,8 @@ from vbdguard.method.trigger import TriggerCandidate
 _SAME_PIXELS, _SAME_BLEND, _SAME_LEVELS = 0.95, 0.15, 20.0
 """Share of pixels, part of the blend factor and grey levels up to which two readings of a trigger count as one: well
 within what a detector is trained to bear. One stray pixel among ten of a faint trigger halves what it explains."""
+CLEAR_PARTS = 0.35, 0.5
+"""Parts of the strongest pixel's shift from which on a pixel is taken for the trigger's, to see what explains most."""
 _LEAST_ROOM = 5.0
 """Grey levels that are left to a pattern at least, where the background is black or white."""
 
