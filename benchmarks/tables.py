@@ -44,6 +44,7 @@ _AVERAGED = {
     "table 4": GROUPS["table4"],
     "all of this set": GROUPS["paper"],
 }
+"""The rows of the table of averages for one data set: a title, and the cells that it is the mean of."""
 
 
 def main() -> None:
