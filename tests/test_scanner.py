@@ -27,7 +27,7 @@ from vbdguard.config import (
     SampleConfig,
     ScanConfig,
 )
-from vbdguard.errors import ConfigError, NothingToScanError, ReadError, SourceError
+from vbdguard.errors import ConfigError, NothingToScanError, ReadError, SourceError, UnreadableError
 from vbdguard.ingest import shards
 from vbdguard.progress import Silent
 from vbdguard.report import STAGES, ScanReport, report_schema
@@ -296,8 +296,13 @@ def test_shards_cut_anew_hold_the_same_findings(write: Write, tmp_path: Path) ->
 def test_too_little_to_say_anything_is_no_clean_verdict(
     write: Write, tmp_path: Path, samples: list[RawSample], message: str
 ) -> None:
+    shards = write(samples=samples)
     with pytest.raises(NothingToScanError, match=message):
-        scan(str(write(samples=samples)), ACCUSING, cache_dir=tmp_path / "cache")
+        scan(str(shards), ACCUSING, cache_dir=tmp_path / "cache")
+    # a shard that cannot be read may hold the rest
+    (shards / "broken.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UnreadableError, match=message):
+        scan(str(shards), ACCUSING, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache" / "reports").iterdir()) == []
 
 

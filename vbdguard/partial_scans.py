@@ -149,6 +149,7 @@ def merge(
     Raises:
         PartialError: if a file is damaged, or they are not one whole scan together.
         NothingToScanError: if the data set holds too little to say anything.
+        UnreadableError: if that is so and something in it could not be read.
         CacheError: if the cache cannot be written.
     """
     start = time.perf_counter()

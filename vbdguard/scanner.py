@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from vbdguard.build import build
 from vbdguard.cache import Cache
 from vbdguard.config import DirectMethodConfig, ScanConfig
-from vbdguard.errors import CacheError, NothingToScanError
+from vbdguard.errors import CacheError, NothingToScanError, UnreadableError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.ingest.segments import DamagedSegmentError
 from vbdguard.progress import Progress, current_listener
@@ -78,6 +78,7 @@ def scan(
         ConfigError: if the device is not there.
         SourceError: if the source cannot be understood.
         NothingToScanError: if it holds too little to say anything.
+        UnreadableError: if that is so and something in it could not be read.
         CacheError: if the cache cannot be written before anything is found; afterwards that is a warning.
     """
     options: dict[str, Any] = {"use_cache": use_cache, "refresh": refresh, "progress": progress}
@@ -148,6 +149,7 @@ def report_on(
 
     Raises:
         NothingToScanError: if there is too little to say anything.
+        UnreadableError: if that is so and something could not be read.
         DamagedSegmentError: if pixels that are needed are not those that were stored; read with them checked, and anew.
     """
     seconds = {"ingest": time.perf_counter() - start}
@@ -230,8 +232,9 @@ def _require_enough(ingested: Ingested, config: ScanConfig) -> None:
     needed = config.method.fewest_in_class
     largest = max(ingested.class_counts)
     if largest < needed:
-        raise NothingToScanError(
+        unread = f" ({len(ingested.skipped)} could not be read)" if ingested.skipped else ""
+        raise (UnreadableError if unread else NothingToScanError)(
             f"expected at least {needed} samples in some class, got {len(ingested.store)} samples in "
-            f"{len(ingested.class_counts)} classes, the largest with {largest}: too few to find a trigger in; "
+            f"{len(ingested.class_counts)} classes, the largest with {largest}{unread}: too few to find a trigger in; "
             "scan it together with the rest of the training set"
         )

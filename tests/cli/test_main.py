@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from vbdguard import __version__
 from vbdguard.cli.main import COMMANDS, CommandTable, main
-from vbdguard.errors import CacheError, ConfigError, NothingToScanError
+from vbdguard.errors import CacheError, ConfigError, NothingToScanError, UnreadableError
 
 HEAVY = ("torch", "torchvision", "scipy", "skimage", "pyarrow", "webdataset")
 
@@ -46,6 +46,7 @@ def table_raising(error: BaseException) -> CommandTable:
         (ConfigError("seed must be 0 to 9, got 12"), 2, "error: seed must be 0 to 9, got 12"),
         (CacheError("not writable"), 2, "error: not writable"),
         (NothingToScanError("no image in it"), 3, "error: no image in it"),
+        (UnreadableError("9 of 9 broken"), 2, "error: 9 of 9 broken"),
         (click.UsageError("no such thing"), 2, "no such thing"),
         (click.ClickException("click calls this 1"), 2, "click calls this 1"),
         (click.FileError("x.json", "gone"), 2, "gone"),

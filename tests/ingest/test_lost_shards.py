@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from vbdguard.engines.limits import Limits
-from vbdguard.errors import NothingToScanError
+from vbdguard.errors import UnreadableError
 from vbdguard.ingest.reader import Ingested, ingest
 from vbdguard.sources.shards import ShardSource
 
@@ -111,10 +111,8 @@ def test_a_shard_that_hangs_is_waited_for_once(shards: ModuleType, read: Read) -
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_single_shard_that_crashes_is_nothing_to_scan_and_not_a_crash(
-    shards: ModuleType, read: Read, jobs: int
-) -> None:
-    with pytest.raises(NothingToScanError, match=r"bad: worker-died: .* by signal 11"):
+def test_a_single_shard_that_crashes_is_unreadable_and_not_a_crash(shards: ModuleType, read: Read, jobs: int) -> None:
+    with pytest.raises(UnreadableError, match=r"bad: worker-died: .* by signal 11"):
         read(shards.Shard("bad", "crash"), jobs=jobs)
 
 

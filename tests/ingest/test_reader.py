@@ -20,7 +20,7 @@ import pytest
 from patience import patience
 from PIL import Image
 
-from vbdguard.errors import CacheError, NothingToScanError, ReadError
+from vbdguard.errors import CacheError, NothingToScanError, ReadError, UnreadableError
 from vbdguard.ingest import reading
 from vbdguard.ingest import shards as shard_pass
 from vbdguard.ingest.decode import decode_image
@@ -396,7 +396,7 @@ def test_what_the_memory_was_too_small_for_is_read_another_time(
     folder = shards()
     with monkeypatch.context() as starved:
         starved.setattr("vbdguard.ingest.decode._to_rgb", out_of_memory)
-        with pytest.raises(NothingToScanError, match="out-of-memory"):
+        with pytest.raises(UnreadableError, match="out-of-memory"):
             ingest(folder, store_dir=store_dir)
     done = ingest(folder, store_dir=store_dir)
     assert (done.status, len(done.store)) == ("complete", 30)
@@ -458,17 +458,19 @@ def test_label_key_reaches_the_source_and_the_store(
     assert len(ingest(opened, store_dir=store_dir).store.class_names) == 4
 
 
-def test_nothing_readable_is_nothing_to_scan(write_tar: Callable[..., Path], store_dir: Path) -> None:
+def test_nothing_readable_is_more_than_nothing_to_scan(write_tar: Callable[..., Path], store_dir: Path) -> None:
     path = write_tar([(f"s{number}", b"text", number) for number in range(9)])
-    with pytest.raises(NothingToScanError, match=r"none of its 9 entries could be read: shard\.tar/s0: undecodable"):
+    with pytest.raises(UnreadableError, match=r"none of its 9 entries could be read: shard\.tar/s0: undecodable"):
         ingest(path, store_dir=store_dir)
     with pytest.raises(NothingToScanError, match="it holds none"):
         ingest(write_tar([], "empty.tar"), store_dir=store_dir)
 
 
-def test_one_class_is_nothing_to_scan(write_tar: Callable[..., Path], encode: Encode, store_dir: Path) -> None:
+def test_one_class_beside_unreadable_samples_is_unreadable(
+    write_tar: Callable[..., Path], encode: Encode, store_dir: Path
+) -> None:
     path = write_tar([("a", encode(0), 5), ("b", encode(1), 5), ("c", b"text", 6)])
-    with pytest.raises(NothingToScanError, match=r"all 2 samples .* of class 5 \(1 could not be read"):
+    with pytest.raises(UnreadableError, match=r"all 2 samples .* of class 5 \(1 could not be read"):
         ingest(path, store_dir=store_dir)
 
 
@@ -525,7 +527,7 @@ def test_dataset_that_changes_between_hashing_and_decoding_is_refused(
                 yield RawSample(str(number), np.frombuffer(os.urandom(64), np.uint8).reshape(8, 8), number % 2)
 
     monkeypatch.setattr(reading, "MAX_REPLAY", 0)
-    with pytest.raises(NothingToScanError, match="changed"):
+    with pytest.raises(UnreadableError, match="changed"):
         ingest(ShardSource(("m",), [Random([])], None, False), store_dir=store_dir)
 
 

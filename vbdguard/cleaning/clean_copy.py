@@ -102,6 +102,7 @@ def clean(
         SourceError: if the source cannot be copied, changes meanwhile, or the folders are not fit.
         ReportError: if the report speaks of other data.
         NothingToScanError: if there is too little to say anything.
+        UnreadableError: if that is so and something in it could not be read.
         CacheError: if the cache cannot be written.
     """
     if policy not in get_args(OnFlagged):

@@ -42,7 +42,8 @@ class GuardedStream(IterableDataset[Any]):
 
     Raises:
         ConfigError: if a policy is not one of its words.
-        NothingToScanError: if nothing in the stream can be scanned.
+        NothingToScanError: if there is too little in the stream to say anything.
+        UnreadableError: if that is so and something in it could not be read.
         PoisonFoundError: under on_poison="raise", if there is poison.
         UnscannedSampleError: under on_unscanned="raise", if something cannot be scanned, or `report` speaks of other
             data; while training, if a sample comes that was not scanned.

@@ -14,7 +14,7 @@ import numpy as np
 from vbdguard.engines.base import Engine, EngineName
 from vbdguard.engines.choice import open_engine
 from vbdguard.engines.limits import Limits
-from vbdguard.errors import CacheError, NothingToScanError
+from vbdguard.errors import CacheError, NothingToScanError, UnreadableError
 from vbdguard.ingest.decode import decoder_id
 from vbdguard.ingest.digest import DIGEST_BYTES, dataset_digest, sequence_digest, skipped_digest
 from vbdguard.ingest.segments import DamagedSegmentError, Segment, SkippedEntry, load_segment, require_sound_pixels
@@ -107,7 +107,8 @@ def ingest(
 
     Raises:
         SourceError: if the source cannot be understood.
-        NothingToScanError: if no sample could be read, or all are of one class.
+        NothingToScanError: if it holds no sample, or all are of one class.
+        UnreadableError: if that is so and something in it could not be read.
         CacheError: if the store cannot be written.
         ConfigError: if the engine cannot be had.
     """
@@ -137,7 +138,8 @@ def joined(read: ReadSource) -> Ingested:
     """Return what the shards of a whole source have become together, in whatever order they come.
 
     Raises:
-        NothingToScanError: if no sample could be read, or all are of one class.
+        NothingToScanError: if it holds no sample, or all are of one class.
+        UnreadableError: if that is so and something in it could not be read.
         CacheError: if a segment has gone or is damaged.
     """
     gathered = _gathered(read)
@@ -225,11 +227,12 @@ def _dataset_digest(store: PixelStore, skipped: Sequence[SkippedEntry], *, is_tu
 
 def _check_scannable(read: ReadSource, store: PixelStore, skipped: Sequence[SkippedSample]) -> None:
     where = ", ".join(read.names)
+    error = UnreadableError if skipped else NothingToScanError
     shown = "; ".join(f"{one.key}: {one.reason}: {one.detail}" for one in skipped[:_SHOWN_REASONS])
     if not len(store):
         found = f"none of its {len(skipped)} entries could be read: {shown}" if skipped else "it holds none"
-        raise NothingToScanError(f"{where}: expected labelled images, {found}")
+        raise error(f"{where}: expected labelled images, {found}")
     if len(store.class_names) < 2:
         found = f"all {len(store)} samples that could be read are of class {store.class_names[0]}"
         unread = f" ({len(skipped)} could not be read: {shown})" if skipped else ""
-        raise NothingToScanError(f"{where}: expected at least two classes, {found}{unread}; pass the whole data set")
+        raise error(f"{where}: expected at least two classes, {found}{unread}; pass the whole data set")
