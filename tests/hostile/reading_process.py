@@ -23,7 +23,7 @@ import pyarrow.parquet  # noqa: F401
 import zstandard  # noqa: F401
 from PIL import Image
 
-from vbdguard.errors import NothingToScanError, SourceError, VBDGuardError
+from vbdguard.errors import VBDGuardError
 from vbdguard.ingest.reader import ingest
 
 SECONDS = 10
@@ -43,10 +43,6 @@ def _read(request: dict[str, str]) -> dict[str, Any]:
     _watch(events)
     try:
         ingested = ingest(request["source"], store_dir=Path(request["store"]), image_size=(8, 8), jobs=1)
-    except NothingToScanError as error:
-        answer = {"outcome": "NothingToScanError", "reasons": [], "detail": str(error)[:500]}
-    except SourceError as error:
-        answer = {"outcome": "SourceError", "reasons": [], "detail": str(error)[:500]}
     except VBDGuardError as error:
         answer = {"outcome": type(error).__name__, "reasons": [], "detail": str(error)[:500]}
     except BaseException as error:  # a crash, in Python's sense

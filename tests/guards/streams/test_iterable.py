@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import vbdguard.guards.stream_source
-from vbdguard.errors import NothingToScanError, UnscannedSampleError
+from vbdguard.errors import UnreadableError, UnscannedSampleError
 from vbdguard.guards.iterable import GuardedStream
 from vbdguard.guards.policy import GuardWarning
 from vbdguard.ingest.digest import sample_digest
@@ -165,7 +165,7 @@ def test_a_long_stream_that_augments_is_found_out_by_the_scan(
     shards: Any, pairs: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(vbdguard.guards.stream_source, "MAX_REPLAY", 1000)
-    with pytest.raises(NothingToScanError, match="gave other samples when it was read again"):
+    with pytest.raises(UnreadableError, match="gave other samples when it was read again"):
         GuardedStream(Noisy(pairs), config=shards.options["config"], cache_dir=tmp_path)
 
 
