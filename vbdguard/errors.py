@@ -4,7 +4,7 @@
     ├── ConfigError            a setting that cannot be right                       exit code 2
     ├── SourceError            a source that cannot be opened or understood         exit code 2
     │   ├── NothingToScanError no labelled image in it, or fewer than two classes   exit code 3
-    │   └── UnreadableError    the same, but with something in it that cannot be read   exit code 2
+    │   └── UnreadableError    the same, and something in it cannot be read         exit code 2
     ├── ReadError              one shard or sample that cannot be read (becomes a `skipped` entry)
     ├── CacheError             the cache directory cannot be used                   exit code 2
     ├── ReportError            a report file that is not one                        exit code 2
